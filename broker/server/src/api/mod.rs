@@ -1,0 +1,1 @@
+//! Kafka handlers, one file per API.

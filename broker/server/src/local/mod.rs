@@ -1,0 +1,1 @@
+//! The `local` subcommand: a cluster of child processes on one machine.

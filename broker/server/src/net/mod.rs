@@ -1,0 +1,1 @@
+//! Kafka listener: accepting connections, framing, ordered answers.

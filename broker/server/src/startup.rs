@@ -1,0 +1,1 @@
+//! Start-up order of a broker.
