@@ -1,0 +1,53 @@
+# `make run` and `make test` need nothing but Debian 12, root and the package registries: they install what they use.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Big build products live outside the tree, under a key of what they were built from, so that a fresh clone is warm.
+export CHRONIK_CACHE ?= $(HOME)/.cache/chronik
+BUILD_KEY := $(shell cat rust-toolchain.toml Cargo.lock | sha256sum | cut -c1-16)
+export CARGO_TARGET_DIR ?= $(CHRONIK_CACHE)/target-$(BUILD_KEY)
+BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
+DATA ?= $(CURDIR)/.cache/local
+SOAK_MINUTES ?= 60
+
+.PHONY: help build run test lint unit e2e soak figures deny tools clean
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+tools: ## Install what building needs (Rust toolchain is expected; says what is missing)
+	@tests/tools/need-build.sh
+
+build: tools ## Build the release binaries
+	cargo build --release --locked -p chronik-broker -p chronik-operator
+
+run: build ## Start a three-broker cluster on this machine (Ctrl-C stops it; data stays in DATA)
+	$(BROKER) local --brokers 3 --data-dir "$(DATA)"
+
+test: tools ## Everything that proves the project on this machine
+	@tests/tools/run-all.sh
+
+lint: tools ## Format, clippy with warnings as errors, house style
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	tests/tools/tidy.sh
+
+unit: tools ## Unit and story tests of all crates
+	cargo test --workspace --locked
+
+e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest)
+	@tests/tools/e2e.sh $(ARGS)
+
+soak: build ## The chaos test and the stability test for SOAK_MINUTES
+	@CHRONIK_SOAK_MINUTES=$(SOAK_MINUTES) tests/tools/e2e.sh -m soak $(ARGS)
+
+figures: build ## Measure formation, failover, idle cost and produce cost; prints a table
+	@tests/tools/figures.sh $(ARGS)
+
+deny: ## Licences, bans, sources and advisories of the dependency tree
+	@command -v cargo-deny >/dev/null || { echo "skipped: needs cargo-deny (cargo install cargo-deny)"; exit 1; }
+	cargo deny check
+
+clean: ## Remove this tree's local cluster data
+	rm -rf .cache
