@@ -1,1 +1,4 @@
-//! placeholder
+//! Partition logs on disk.
+pub mod disk;
+mod error;
+pub use error::LogError;

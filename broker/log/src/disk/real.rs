@@ -1,0 +1,206 @@
+//! The kernel's files under a root directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, FileRef, LockError};
+
+/// Most slices that one vectored write takes (the kernel's IOV_MAX).
+const MAX_SLICES: usize = 1024;
+
+/// A directory of the local filesystem.
+#[derive(Debug, Clone)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// A disk whose paths are relative to `root`, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        Ok(Self { root })
+    }
+
+    /// The root directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+}
+
+/// An open file; the length is kept here so that a failed append is not counted.
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    len: AtomicU64,
+}
+
+impl RealFile {
+    fn shared(file: File) -> io::Result<FileRef> {
+        let len = AtomicU64::new(file.metadata()?.len());
+        Ok(Arc::new(Self { file, len }))
+    }
+}
+
+impl DiskFile for RealFile {
+    fn append(&self, parts: &[&[u8]]) -> io::Result<u64> {
+        let start = self.len.load(Ordering::Acquire);
+        let mut position = start;
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let batch = &rest[..rest.len().min(MAX_SLICES)];
+            match rustix::io::pwritev(&self.file, batch, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    position += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.len.store(position, Ordering::Release);
+        Ok(start)
+    }
+
+    fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        let available = self.len.load(Ordering::Acquire).saturating_sub(position);
+        let want = usize::try_from(available).unwrap_or(usize::MAX).min(len);
+        let mut buffer = Vec::with_capacity(want);
+        while buffer.len() < want {
+            let at = position + buffer.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut buffer), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        buffer.truncate(want);
+        Ok(buffer.into())
+    }
+
+    fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        // Also cuts what a failed append left behind the counted end.
+        if len <= self.len() {
+            self.file.set_len(len)?;
+            self.len.store(len, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fdatasync(&self.file)?)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        let from = self.len();
+        if len <= from {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, from, len - from) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, path: &str) -> io::Result<FileRef> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        RealFile::shared(options.open(self.path(path))?)
+    }
+
+    fn open(&self, path: &str) -> io::Result<FileRef> {
+        RealFile::shared(OpenOptions::new().read(true).write(true).open(self.path(path))?)
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.path(path).try_exists()
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            // Names that are not UTF-8 are not ours.
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        fs::create_dir_all(self.path(path))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.path(dir))?.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        fs::remove_dir_all(self.path(path))
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(DiskSpace {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    fn lock(&self, path: &str) -> Result<DiskLock, LockError> {
+        let failed = |source: io::Error| LockError::Io { path: path.to_owned(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(self.path(path)).map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(LockError::Held { path: path.to_owned(), pid });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        file.set_len(0).map_err(failed)?;
+        file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
+        Ok(DiskLock::new(file))
+    }
+}
