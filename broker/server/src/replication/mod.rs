@@ -1,1 +1,4 @@
-//! Replica manager, follower fetchers and the group runtime.
+//! The replicas of this broker: their logs, their leadership, and the records that move between brokers.
+
+pub mod meta;
+pub mod waiters;

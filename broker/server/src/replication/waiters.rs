@@ -1,0 +1,189 @@
+//! Waiting as data: requests that wait for a watermark are entries in the partition's lists, not tasks.
+//!
+//! A produce request makes one [`AckWait`] and leaves an [`AckTicket`] in each partition it wrote to; the partition
+//! completes tickets when its high watermark passes or its leadership ends. A fetch makes one [`FetchWait`] and leaves
+//! it with each partition it read; any advance wakes it. The request's own future holds the deadline. A dropped future
+//! leaves entries behind that are skipped and pruned.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+use chronik_model::{ErrorCode, Offset};
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+
+/// The acknowledgements that one request waits for.
+#[derive(Debug, Default)]
+pub struct AckWait {
+    open: AtomicUsize,
+    results: Mutex<Vec<(usize, ErrorCode)>>,
+    waker: AtomicWaker,
+}
+
+/// One acknowledgement, held by a partition until it is known.
+#[derive(Debug)]
+pub struct AckTicket {
+    wait: Weak<AckWait>,
+    index: usize,
+    /// The high watermark that completes it.
+    pub required: Offset,
+}
+
+impl AckWait {
+    /// A ticket for the `index`th partition of the request, complete when the high watermark reaches `required`.
+    #[must_use]
+    pub fn ticket(self: &Arc<Self>, index: usize, required: Offset) -> AckTicket {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        AckTicket { wait: Arc::downgrade(self), index, required }
+    }
+
+    /// The errors known so far, by index of the ticket.
+    #[must_use]
+    pub fn results(&self) -> Vec<(usize, ErrorCode)> {
+        self.results.lock().clone()
+    }
+
+    /// Completes when all tickets are.
+    pub fn all(self: Arc<Self>) -> AllAcks {
+        AllAcks(self)
+    }
+}
+
+impl AckTicket {
+    /// Tells the request how it ended.
+    pub fn complete(self, error: ErrorCode) {
+        let Some(wait) = self.wait.upgrade() else { return };
+        wait.results.lock().push((self.index, error));
+        if wait.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            wait.waker.wake();
+        }
+    }
+
+    /// Whether nobody waits any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.wait.strong_count() == 0
+    }
+}
+
+/// Future of [`AckWait::all`].
+#[derive(Debug)]
+pub struct AllAcks(Arc<AckWait>);
+
+impl Future for AllAcks {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.open.load(Ordering::Acquire) == 0 {
+            return Poll::Ready(());
+        }
+        self.0.waker.register(cx.waker());
+        if self.0.open.load(Ordering::Acquire) == 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A fetch that waits for more.
+#[derive(Debug, Default)]
+pub struct FetchWait {
+    woken: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl FetchWait {
+    /// Wakes the fetch.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Completes at the next wake, or at once when one came since the last time.
+    pub fn woken(self: &Arc<Self>) -> Woken {
+        Woken(Arc::clone(self))
+    }
+}
+
+/// Future of [`FetchWait::woken`].
+#[derive(Debug)]
+pub struct Woken(Arc<FetchWait>);
+
+impl Future for Woken {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.waker.register(cx.waker());
+        if self.0.woken.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// The fetches that wait for one partition to advance.
+#[derive(Debug, Default)]
+pub struct FetchWaiters {
+    waiting: Vec<Weak<FetchWait>>,
+    prune_at: usize,
+}
+
+impl FetchWaiters {
+    /// Adds `wait`, to be woken once.
+    pub fn add(&mut self, wait: &Arc<FetchWait>) {
+        if self.waiting.len() >= self.prune_at.max(16) {
+            self.waiting.retain(|waiting| waiting.strong_count() > 0);
+            self.prune_at = self.waiting.len() * 2;
+        }
+        self.waiting.push(Arc::downgrade(wait));
+    }
+
+    /// Wakes all.
+    pub fn wake_all(&mut self) {
+        for wait in self.waiting.drain(..) {
+            if let Some(wait) = wait.upgrade() {
+                wait.wake();
+            }
+        }
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_woken_when_its_last_ticket_completes_and_learns_each_error() {
+        let wait = Arc::new(AckWait::default());
+        let (first, second) = (wait.ticket(0, Offset(1)), wait.ticket(1, Offset(1)));
+        first.complete(ErrorCode::None);
+        let waiting = tokio::spawn(Arc::clone(&wait).all());
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        second.complete(ErrorCode::NotLeaderOrFollower);
+        waiting.await.unwrap();
+        assert_eq!(wait.results(), [(0, ErrorCode::None), (1, ErrorCode::NotLeaderOrFollower)]);
+    }
+
+    #[tokio::test]
+    async fn a_wake_between_two_waits_is_not_lost() {
+        let wait = Arc::new(FetchWait::default());
+        let mut waiters = FetchWaiters::default();
+        waiters.add(&wait);
+        waiters.wake_all();
+        wait.woken().await;
+        assert!(waiters.is_empty());
+    }
+
+    #[test]
+    fn entries_of_fetches_that_are_gone_do_not_pile_up() {
+        let mut waiters = FetchWaiters::default();
+        for _ in 0..10_000 {
+            waiters.add(&Arc::new(FetchWait::default()));
+        }
+        assert!(waiters.waiting.len() <= 32, "{}", waiters.waiting.len());
+    }
+}
