@@ -12,10 +12,23 @@
 //! What never happens here: I/O, reading a clock, randomness, iteration over an unordered collection, a panic on what
 //! came from the log. Two brokers that applied the same index have the same [`MetadataState::hash`].
 
+mod apply;
+mod brokers;
 mod codec;
 mod command;
+mod config;
+mod election;
+mod invariants;
+mod liveness;
+mod partitions;
+mod placement;
+mod recent;
 mod result;
+mod snapshot;
+mod state;
+mod topics;
 
+pub use apply::{Applied, Change};
 pub use codec::DecodeError;
 pub use command::{
     AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
@@ -23,4 +36,12 @@ pub use command::{
     Endpoints, Envelope, FenceBroker, IsrMember, NoOp, OfflineDirs, PRODUCER_ID_BLOCK, PartitionRef, ProposalId,
     RegisterBroker, UnfenceBroker, UnregisterBroker,
 };
+pub use config::{
+    ConfigDef, ConfigKind, ConfigSource, ConfigValue, ConfigView, TopicConfig, broker_configs, config_def,
+    topic_configs,
+};
+pub use invariants::check_invariants;
+pub use liveness::{Heartbeat, HeartbeatReply, Liveness, LivenessConfig};
 pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome};
+pub use snapshot::SnapshotError;
+pub use state::{Broker, METADATA_VERSION, MetadataState, Topic};

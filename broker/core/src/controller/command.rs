@@ -22,7 +22,7 @@ pub const PRODUCER_ID_BLOCK: i64 = 1000;
 
 record! {
     /// Identity of one proposal; a retry carries the same and is applied once.
-    #[derive(PartialOrd, Ord)]
+    #[derive(Copy, PartialOrd, Ord, Hash)]
     pub ProposalId / ProposalIdProto {
         /// The broker that proposes.
         origin: NodeId => i32, [int32, tag = "1"];

@@ -1,0 +1,61 @@
+//! What is true of the metadata after every command. Called by tests and the simulator after each apply.
+
+use std::collections::BTreeSet;
+
+use chronik_model::NodeId;
+
+use super::state::{MetadataState, Topic};
+use crate::{LeaderRecovery, PartitionState};
+
+/// Checks everything that must hold between two commands.
+///
+/// # Errors
+/// A sentence that names the first thing found broken.
+pub fn check_invariants(state: &MetadataState) -> Result<(), String> {
+    if state.names.len() != state.topics.len() {
+        return Err(format!("{} topic ids for {} topics", state.names.len(), state.topics.len()));
+    }
+    for (name, topic) in &state.topics {
+        if topic.name != *name || state.names.get(&topic.id) != Some(name) {
+            return Err(format!("topic {name} is filed under another name or id"));
+        }
+        for (index, partition) in topic.iter() {
+            check_partition(state, topic, partition)
+                .map_err(|what| format!("{name}-{index}: {what}: {partition:?}"))?;
+        }
+    }
+    for (node, broker) in &state.brokers {
+        if broker.node != *node || u64::try_from(broker.epoch.0).map_or(true, |epoch| epoch > state.applied.0) {
+            return Err(format!("broker {node} is registered in the future or under another id: {broker:?}"));
+        }
+    }
+    if state.next_producer_id < 0 {
+        return Err(format!("next producer id {}", state.next_producer_id));
+    }
+    Ok(())
+}
+
+fn check_partition(state: &MetadataState, topic: &Topic, partition: &PartitionState) -> Result<(), &'static str> {
+    let set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<NodeId>>();
+    let (replicas, isr, elr) = (set(&partition.replicas), set(&partition.isr), set(&partition.elr));
+    let min_isr = state.partition_rules().min_isr(topic, partition.replicas.len());
+    let rules = [
+        (!replicas.is_empty(), "has no replicas"),
+        (replicas.len() == partition.replicas.len(), "names a replica twice"),
+        (isr.len() == partition.isr.len() && elr.len() == partition.elr.len(), "names an in-sync replica twice"),
+        (isr.is_subset(&replicas), "has an in-sync replica that is no replica"),
+        (elr.is_subset(&replicas), "has an eligible leader that is no replica"),
+        (isr.is_disjoint(&elr), "has a replica that is in sync and out of sync"),
+        (partition.leader.is_none_or(|leader| isr.contains(&leader)), "has a leader that is not in sync"),
+        (partition.leader.is_some() || isr.is_empty(), "has in-sync replicas and no leader"),
+        (isr.iter().all(|node| state.broker(*node).is_some_and(|b| !b.fenced)), "has a fenced broker in sync"),
+        (isr.len() < min_isr || elr.is_empty(), "has eligible leaders although enough replicas are in sync"),
+        (partition.leader.is_none() || partition.last_known_leader.is_none(), "has a leader and a last known one"),
+        (
+            partition.recovery == LeaderRecovery::Recovered || isr.len() <= 1,
+            "has several in-sync replicas while its leader recovers",
+        ),
+        (partition.leader_epoch.0 <= partition.partition_epoch.0, "changed its leader without a new version"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(what))
+}
