@@ -22,7 +22,7 @@ messages! {
         cluster_id: KString;
         controller_id: i32 = -1;
         brokers: Vec<DescribeClusterBroker>;
-        cluster_authorized_operations: i32 = -2147483648;
+        cluster_authorized_operations: i32 = i32::MIN;
     }
 
     struct DescribeClusterBroker {

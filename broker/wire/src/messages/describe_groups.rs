@@ -28,7 +28,7 @@ messages! {
         protocol_type: KString;
         protocol_data: KString;
         members: Vec<DescribedGroupMember>;
-        authorized_operations: i32 = -2147483648, in 3..;
+        authorized_operations: i32 = i32::MIN, in 3..;
     }
 
     struct DescribedGroupMember {

@@ -37,7 +37,7 @@ messages! {
         topic_id: Uuid;
         is_internal: bool;
         partitions: Vec<DescribeTopicPartitionsResponsePartition>;
-        topic_authorized_operations: i32 = -2147483648;
+        topic_authorized_operations: i32 = i32::MIN;
     }
 
     struct DescribeTopicPartitionsResponsePartition {

@@ -28,7 +28,7 @@ messages! {
         cluster_id: Option<KString>, in 2.., null 2..;
         controller_id: i32 = -1, in 1..;
         topics: Vec<MetadataResponseTopic>;
-        cluster_authorized_operations: i32 = -2147483648, in 8..=10;
+        cluster_authorized_operations: i32 = i32::MIN, in 8..=10;
         error_code: i16, in 13..;
     }
 
@@ -45,7 +45,7 @@ messages! {
         topic_id: Uuid, in 10..;
         is_internal: bool, in 1..;
         partitions: Vec<MetadataResponsePartition>;
-        topic_authorized_operations: i32 = -2147483648, in 8..;
+        topic_authorized_operations: i32 = i32::MIN, in 8..;
     }
 
     struct MetadataResponsePartition {
