@@ -25,11 +25,12 @@ class DnsCluster(Cluster):
     """Brokers that know nothing but the name of the headless service."""
 
     def membership(self, broker):
+        joins = broker.id not in self.bootstrap_voters
         return {
             "discovery.service": SERVICE,
             "discovery.dns.server": f"{self.network.address(254)}:53",
-            "bootstrap.voters": self.bootstrap_voters,
-            "join": broker.id not in self.bootstrap_voters,
+            "bootstrap.voters": None if joins else self.bootstrap_voters,
+            "join": joins,
             "advertised.host": broker.host,
         }
 

@@ -168,10 +168,11 @@ class Cluster:
 
     def membership(self, broker):
         """How `broker` finds its peers: configuration keys."""
+        joins = broker.id not in self.bootstrap_voters
         return {
             "peers": [{"id": b.id, "host": b.host, "raft.port": b.raft_port} for b in self.brokers.values()],
-            "bootstrap.voters": self.bootstrap_voters,
-            "join": broker.id not in self.bootstrap_voters,
+            "bootstrap.voters": None if joins else self.bootstrap_voters,
+            "join": joins,
         }
 
     def __getitem__(self, node):
