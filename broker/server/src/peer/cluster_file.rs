@@ -1,0 +1,126 @@
+//! The mounted `cluster.yaml`: an address book, and once, for empty storage, the founding voters.
+//!
+//! Read by [`super::discovery`] at start and again when it changes; only addresses are taken from a changed file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use chronik_model::{ClusterId, NodeId};
+use serde::Deserialize;
+
+use super::directory::PeerAddress;
+
+/// What the file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterFile {
+    /// Identity of the cluster.
+    pub cluster_id: Option<ClusterId>,
+    /// Founding voters.
+    pub bootstrap_voters: BTreeSet<NodeId>,
+    /// Nobody who reads this file founds a cluster.
+    pub join: bool,
+    /// Raft addresses.
+    pub peers: Vec<(NodeId, PeerAddress)>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct ClusterFileError {
+    /// Its path.
+    pub file: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    cluster_id: Option<String>,
+    #[serde(default)]
+    bootstrap_voters: Vec<i32>,
+    #[serde(default)]
+    join: bool,
+    #[serde(default)]
+    peers: Vec<Peer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Peer {
+    id: i32,
+    host: String,
+    raft_port: Option<u16>,
+    ports: Option<Ports>,
+}
+
+#[derive(Deserialize)]
+struct Ports {
+    raft: Option<u16>,
+}
+
+impl ClusterFile {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// When it cannot be read or says something impossible; names the field.
+    pub fn read(path: &Path, default_port: u16) -> Result<Self, ClusterFileError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ClusterFileError { file: file.clone(), problem: format!("cannot be read: {error}") })?;
+        Self::parse(&text, default_port).map_err(|problem| ClusterFileError { file, problem })
+    }
+
+    fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+        let document: Document = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let id = |id: i32, field: &str| {
+            if id > 0 { Ok(NodeId(id)) } else { Err(format!("{field}: {id} is not a node id; accepted: 1 and up")) }
+        };
+        let mut peers = Vec::with_capacity(document.peers.len());
+        for peer in &document.peers {
+            let port = peer.raft_port.or(peer.ports.as_ref().and_then(|p| p.raft)).unwrap_or(default_port);
+            let address = PeerAddress::parse(&peer.host, port).map_err(|error| format!("peers.host: {error}"))?;
+            let node = id(peer.id, "peers.id")?;
+            if peers.iter().any(|(known, _)| *known == node) {
+                return Err(format!("peers.id: {node} is listed twice"));
+            }
+            peers.push((node, address));
+        }
+        let voters = document.bootstrap_voters.iter().map(|v| id(*v, "bootstrapVoters"));
+        Ok(Self {
+            cluster_id: document.cluster_id.filter(|id| !id.is_empty()).map(ClusterId::from),
+            bootstrap_voters: voters.collect::<Result<_, _>>()?,
+            join: document.join,
+            peers,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_file_is_understood() {
+        let text = "clusterId: abc\nbootstrapVoters: [1, 2]\njoin: false\npeers:\n\
+                    - {id: 1, host: a.b, ports: {kafka: 9092, raft: 7}}\n- {id: 2, host: c, raftPort: 8}\n- {id: 3, host: d}\n";
+        let file = ClusterFile::parse(text, 9192).unwrap();
+        assert_eq!(file.cluster_id, Some(ClusterId::from("abc")));
+        assert_eq!(file.bootstrap_voters, BTreeSet::from([NodeId(1), NodeId(2)]));
+        let shown: Vec<String> = file.peers.iter().map(|(id, a)| format!("{id}={a}")).collect();
+        assert_eq!(shown, ["1=a.b:7", "2=c:8", "3=d:9192"]);
+    }
+
+    #[test]
+    fn mistakes_name_the_field() {
+        for (text, word) in [
+            ("bootstrapVoters: [0]", "bootstrapVoters"),
+            ("peers: [{id: 1, host: ''}]", "peers.host"),
+            ("peers: [{id: 1, host: a}, {id: 1, host: b}]", "listed twice"),
+            ("peers: 3", "peers"),
+        ] {
+            let error = ClusterFile::parse(text, 1).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

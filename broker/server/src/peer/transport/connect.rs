@@ -1,0 +1,124 @@
+//! From a node id to a connection: address, name, socket, HTTP/2.
+//!
+//! Called by [`super::link`] for every attempt and by probes. The socket is made here, not by the HTTP library, so that
+//! "nobody listens there" is told from every other failure: it is what fast fencing rests on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use chronik_model::NodeId;
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::codegen::Service;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{Inner, RefusedGreeting};
+use crate::peer::directory::UnregisteredPeer;
+use crate::peer::dns::DnsError;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No address.
+    #[error(transparent)]
+    Unregistered(#[from] UnregisteredPeer),
+    /// No IP address for the name.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// Every address refused: no process listens there.
+    #[error("{0} refuses connections: no broker is running there, or on another port")]
+    Refused(String),
+    /// No answer in time.
+    #[error("{0} did not answer in time")]
+    Timeout(String),
+    /// Another socket error.
+    #[error("{address}: {problem}")]
+    Socket {
+        /// The address.
+        address: String,
+        /// What the system said.
+        problem: String,
+    },
+    /// The connection was made but the peer does not speak our protocol.
+    #[error("{address}: {problem}")]
+    Protocol {
+        /// The address.
+        address: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// The peer is not the one that was meant.
+    #[error(transparent)]
+    Greeting(#[from] RefusedGreeting),
+}
+
+/// A fresh socket to `peer`.
+pub(super) async fn tcp(inner: &Inner, peer: NodeId) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let address = inner.directory.get(peer)?;
+    let resolved = inner.resolver.addresses(address.host()).await;
+    if let Some(discovery) = &inner.discovery {
+        discovery.resolved(peer, resolved.as_ref().map(drop));
+    }
+    // A name that does not resolve now may belong to a peer that still is where it was.
+    let ips = resolved.or_else(|error| inner.directory.last_ip(peer).map(|ip| vec![ip]).ok_or(error))?;
+    let mut last = None;
+    for ip in ips {
+        let remote = SocketAddr::new(ip, address.port());
+        let attempt = tokio::time::timeout(inner.config.connect_timeout, TcpStream::connect(remote)).await;
+        last = Some(match attempt {
+            Ok(Ok(stream)) => {
+                let local = ConnectError::Socket { address: address.to_string(), problem: "TCP_NODELAY".into() };
+                stream.set_nodelay(true).map_err(|_| local)?;
+                inner.directory.reached(peer, ip);
+                return Ok((stream, remote));
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                ConnectError::Refused(format!("{address} ({remote})"))
+            }
+            Ok(Err(error)) => {
+                ConnectError::Socket { address: format!("{address} ({remote})"), problem: error.to_string() }
+            }
+            Err(_) => ConnectError::Timeout(format!("{address} ({remote})")),
+        });
+    }
+    Err(last.unwrap_or_else(|| DnsError::Missing(address.host().to_owned()).into()))
+}
+
+/// An HTTP/2 connection to `peer`. It does not reconnect by itself: when it breaks, calls on it fail.
+pub(super) async fn channel(inner: &Inner, peer: NodeId) -> Result<(Channel, SocketAddr), ConnectError> {
+    let (stream, remote) = tcp(inner, peer).await?;
+    let protocol = |problem: String| ConnectError::Protocol { address: remote.to_string(), problem };
+    let endpoint = Endpoint::from_shared(format!("http://node-{peer}"))
+        .map_err(|error| protocol(error.to_string()))?
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+        .http2_keep_alive_interval(inner.config.keepalive)
+        .keep_alive_timeout(inner.config.keepalive.max(std::time::Duration::from_secs(5)))
+        .keep_alive_while_idle(true);
+    let connecting = endpoint.connect_with_connector(Once(Some(stream)));
+    match tokio::time::timeout(inner.config.connect_timeout, connecting).await {
+        Ok(Ok(channel)) => Ok((channel, remote)),
+        Ok(Err(error)) => Err(protocol(error.to_string())),
+        Err(_) => Err(ConnectError::Timeout(remote.to_string())),
+    }
+}
+
+/// Gives the one socket away, once.
+struct Once(Option<TcpStream>);
+
+impl Service<Uri> for Once {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let stream = self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection broke"));
+        Box::pin(std::future::ready(stream.map(TokioIo::new)))
+    }
+}
