@@ -18,18 +18,34 @@
 //! log; a clock, a random number or a hash-ordered iteration that would make two runs differ. Time and fresh member
 //! ids come from the caller.
 
+mod admin;
+mod codec;
 mod config;
+mod context;
+mod coordinator;
+mod join;
+mod membership;
 mod messages;
+mod offsets;
+mod rebalance;
+mod records;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use codec::RecordError;
 
 pub use config::{GroupConfig, Now};
+pub use coordinator::GroupCoordinator;
 pub use messages::{
     DeleteGroupsRequest, DeleteGroupsResponse, DescribedGroup, DescribedMember, Effect, GroupResponse, GroupState,
     HeartbeatRequest, JoinGroupMember, JoinGroupProtocol, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, LeaveMember, LeaveMemberResponse, ListGroupsRequest, ListGroupsResponse, ListedGroup,
     OffsetCommitPartition, OffsetCommitRequest, OffsetCommitTopic, OffsetDeleteRequest, OffsetDeleteResponse,
-    OffsetFetchPartitionResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetFetchTopicResponse,
-    OffsetsRecord, PartitionError, SyncGroupRequest, SyncGroupResponse, Ticket, TopicErrors, TopicPartitions,
+    OffsetFetchPartitionResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetFetchTopicResponse, OffsetsRecord,
+    PartitionError, SyncGroupRequest, SyncGroupResponse, Ticket, TopicErrors, TopicPartitions,
 };
+pub use records::{CommittedOffset, GroupMetadata, GroupRecord, MemberMetadata};
 
 /// The partition of `__consumer_offsets` that holds `group_id`: Java's `String.hashCode` (over UTF-16), made
 /// non-negative as Kafka does, modulo the number of partitions. `None` when there are no partitions.
