@@ -90,7 +90,8 @@ impl PartitionReplica {
     }
 
     /// Takes a committed state over. `broker` is the committed view of the brokers at that state. A state older than the
-    /// one known is ignored; states in between may be missing (KAFKA-13790).
+    /// one known is ignored; states in between may be missing (KAFKA-13790). So is a state older than this broker's own
+    /// registration, which a restarted broker replays: it may name an earlier life of it, with a longer log, as leader.
     pub fn apply_metadata(
         &mut self,
         state: &PartitionState,
@@ -100,6 +101,9 @@ impl PartitionReplica {
         if let Some(known) = &self.committed
             && (state.partition_epoch < known.partition_epoch || state.leader_epoch < known.leader_epoch)
         {
+            return Vec::new();
+        }
+        if broker(self.me).is_some_and(|registered| registered.epoch < self.broker_epoch) {
             return Vec::new();
         }
         self.brokers = state.replicas.iter().filter_map(|node| Some((*node, broker(*node)?))).collect();

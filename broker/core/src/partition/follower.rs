@@ -31,7 +31,10 @@ impl PartitionReplica {
         reply: &FetchReply,
         own_epoch_end: impl FnOnce(LeaderEpoch) -> Option<EpochEnd>,
     ) -> FollowerAction {
-        if !self.follows(reply.request_epoch) || reply.request_offset != self.log_end {
+        // An answer counts only for the request that would be sent now: a late or repeated one, of another leadership
+        // (KAFKA-18991) or from before a truncation, would cut or extend another log than the one it was made for.
+        let current = self.follower_fetch_request();
+        if !current.is_some_and(|now| FollowerRequest { log_start: now.log_start, ..reply.request } == now) {
             return FollowerAction::Drop;
         }
         match (reply.error, reply.diverging) {
@@ -50,7 +53,7 @@ impl PartitionReplica {
     /// without usable epochs gets here with a log longer than the leader's: otherwise divergence is found first.
     #[must_use]
     pub fn on_leader_offsets(&self, request_epoch: LeaderEpoch, earliest: Offset, latest: Offset) -> FollowerAction {
-        if !self.follows(request_epoch) {
+        if self.role != Role::Follower || self.io_fenced || request_epoch != self.leader_epoch() {
             FollowerAction::Drop
         } else if earliest < Offset(0) || latest < earliest {
             FollowerAction::Retry(ErrorCode::UnknownServerError)
@@ -100,11 +103,6 @@ impl PartitionReplica {
         self.log_end = log_end;
         self.latest_epoch = latest_epoch;
         self.high_watermark = self.high_watermark.clamp(log_start, log_end);
-    }
-
-    /// An answer counts only in the leadership in which its request was sent (KAFKA-18991).
-    fn follows(&self, request_epoch: LeaderEpoch) -> bool {
-        self.role == Role::Follower && !self.io_fenced && request_epoch == self.leader_epoch()
     }
 
     fn on_divergence(

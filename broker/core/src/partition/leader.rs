@@ -57,8 +57,8 @@ impl PartitionReplica {
     }
 
     /// A follower fetches. Its fetch offset says what it has, so this is what moves the high watermark and lets it join
-    /// the in-sync set. `epoch_end` looks into the leader's epoch cache; see [`EpochEnd`]. For an epoch older than any
-    /// known one it must give that epoch with the start of the first known one.
+    /// the in-sync set. `epoch_end` looks into the leader's epoch cache; see [`EpochEnd`]. `None` means that the epoch is
+    /// older than any known one.
     pub fn on_follower_fetch(
         &mut self,
         fetch: &FollowerFetch,
@@ -114,6 +114,7 @@ impl PartitionReplica {
         outcome: Result<PartitionState, ErrorCode>,
         now_ms: u64,
     ) -> Vec<Effect> {
+        let barrier = self.unchanged_members();
         let (Role::Leader(leadership), Some(committed)) = (&mut self.role, &self.committed) else { return Vec::new() };
         let error = match outcome {
             Ok(state) if state.leader_epoch != committed.leader_epoch || state.leader != committed.leader => {
@@ -133,14 +134,10 @@ impl PartitionReplica {
             ErrorCode::None | ErrorCode::IneligibleReplica | ErrorCode::OperationNotAttempted => {
                 if matches!(pending.change, Change::Expand(_)) && pending.uncertain {
                     // This attempt is settled, an earlier one is not and could still add the replica. Moving the
-                    // partition epoch shuts it out; until then the replica counts as in sync.
-                    let change = pending.change;
-                    if error.is_none() {
-                        pending.retry_at_ms = Some(now_ms + ALTER_PARTITION_RETRY_MS);
-                        return Vec::new();
-                    }
-                    let unchanged = self.members(|_| true);
-                    return vec![self.send(change, unchanged, true)];
+                    // partition epoch shuts it out; until then the replica counts as in sync. `tick` sends it.
+                    pending.retry_at_ms = Some(now_ms + ALTER_PARTITION_RETRY_MS);
+                    pending.proposal.isr = barrier;
+                    return Vec::new();
                 }
                 leadership.pending = None;
                 self.advance_high_watermark(now_ms).into_iter().collect()
@@ -300,6 +297,13 @@ impl PartitionReplica {
     fn members(&self, keep: impl Fn(NodeId) -> bool) -> Vec<IsrMember> {
         let isr = self.committed.as_ref().map(|state| state.isr.as_slice()).unwrap_or_default();
         isr.iter().filter(|node| keep(**node)).map(|node| self.member(*node)).collect()
+    }
+
+    /// The committed in-sync set, claiming nothing about the incarnations of the others.
+    fn unchanged_members(&self) -> Vec<IsrMember> {
+        let isr = self.committed.as_ref().map(|state| state.isr.as_slice()).unwrap_or_default();
+        let epoch = |node| if node == self.me { self.broker_epoch } else { BrokerEpoch::NONE };
+        isr.iter().map(|node| IsrMember { node: *node, broker_epoch: epoch(*node) }).collect()
     }
 
     fn member(&self, node: NodeId) -> IsrMember {

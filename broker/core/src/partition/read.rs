@@ -87,8 +87,10 @@ impl PartitionReplica {
         if fetch_offset < self.log_start {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        if last_fetched_epoch != LeaderEpoch::NONE {
-            let end = epoch_end(last_fetched_epoch).ok_or(ErrorCode::OffsetOutOfRange)?;
+        if last_fetched_epoch >= LeaderEpoch(0) {
+            // Epochs older than any known one ended where this log begins.
+            let end = epoch_end(last_fetched_epoch)
+                .unwrap_or(EpochEnd { epoch: last_fetched_epoch, end_offset: self.log_start });
             if end.epoch < last_fetched_epoch || end.end_offset < fetch_offset {
                 return Ok(Some(end));
             }

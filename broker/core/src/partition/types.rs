@@ -199,14 +199,14 @@ pub enum AckState {
     NotLeader,
 }
 
-/// What a follower asks its leader for.
+/// What a follower asks its leader for; kept until the answer comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FollowerRequest {
     /// Whom to ask.
     pub leader: NodeId,
-    /// To send, and to give back with the answer.
+    /// To send.
     pub current_leader_epoch: LeaderEpoch,
-    /// To send, and to give back with the answer.
+    /// To send.
     pub fetch_offset: Offset,
     /// To send; [`LeaderEpoch::NONE`] if the log has no epoch.
     pub last_fetched_epoch: LeaderEpoch,
@@ -217,10 +217,8 @@ pub struct FollowerRequest {
 /// The leader's answer for one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FetchReply {
-    /// `current_leader_epoch` of the request that this answers.
-    pub request_epoch: LeaderEpoch,
-    /// `fetch_offset` of the request that this answers.
-    pub request_offset: Offset,
+    /// The request that this answers.
+    pub request: FollowerRequest,
     /// The error of the partition.
     pub error: ErrorCode,
     /// The diverging epoch, if the leader found one.
