@@ -3,7 +3,7 @@
 //! The only crate that names `raft`. One thread of the server owns a `Replica` and drives it:
 //!
 //! ```text
-//! let (mut replica, recovered) = Replica::open(config, disk, "raft", start, now_ms)?;   // D: Disk
+//! let (mut replica, recovered) = Replica::open(config, disk, "raft", &start, now_ms)?;   // D: Disk + Clone
 //! // restore the application from recovered.image (empty data = initial state), then loop:
 //! //   wait for an input until replica.next_tick_ms()
 //! replica.tick(now_ms);                              // may be called at any time; counts ticks itself
@@ -18,7 +18,7 @@
 //! while replica.has_ready() {
 //!     let effects = replica.ready(|message| send now)?;   // Effects; Err(StorageFailed) is final
 //!     // do effects, field by field, in order
-//!     // if effects.snapshot_wanted: replica.provide_snapshot(applied index, image) -> Result<(), SnapshotError>
+//!     // if effects.snapshot_wanted: replica.provide_snapshot(applied index, &image) -> Result<(), SnapshotError>
 //! }
 //! replica.status() -> NodeStatus;  replica.leader();  replica.role();  replica.membership()
 //! ```
@@ -30,8 +30,16 @@
 mod bridge;
 pub mod chunks;
 mod config;
+mod election;
 mod error;
+mod guard;
+mod membership;
 pub mod mirror;
+mod reads;
+mod ready;
+mod replica;
+mod status;
+mod storage;
 mod types;
 mod waiters;
 
@@ -39,6 +47,8 @@ pub use config::Config;
 pub use error::{
     ConfigError, MembershipError, OpenError, ProposeError, ReadError, SnapshotError, StorageFailed, TransferError,
 };
+pub use replica::{Recovered, Replica};
+pub use storage::{BOOTSTRAP_INDEX, Start};
 pub use types::{
     CommittedEntry, Effects, Membership, MembershipChange, NodeStatus, Payload, PeerProgress, ProgressKind,
     ProposalToken, ReadState, ReadToken, Role, RoleChange, StateImage,

@@ -1,0 +1,108 @@
+//! Changing the members, one at a time, refused with a reason when it would be unsafe.
+//!
+//! The checks look at what the leader knows now. They are for people and the operator, who must not be able to talk a
+//! cluster to death; raft's own rules keep it consistent without them.
+
+use bytes::Bytes;
+use chronik_log::disk::Disk;
+use chronik_model::NodeId;
+use prost::Message as _;
+use raft::eraftpb;
+
+use crate::error::MembershipError;
+use crate::mirror::{ConfChange, ConfChangeType};
+use crate::replica::Replica;
+use crate::types::{MembershipChange, ProposalToken};
+
+impl<D: Disk + Clone> Replica<D> {
+    /// Proposes a change of the members. It is in force when the entry at the token is applied.
+    pub fn change_membership(&mut self, change: MembershipChange) -> Result<ProposalToken, MembershipError> {
+        if self.stopped() {
+            return Err(MembershipError::Stopped);
+        }
+        if !self.is_leader() {
+            return Err(MembershipError::NotLeader { leader: self.leader() });
+        }
+        if self.node.raft.has_pending_conf() {
+            return Err(MembershipError::InProgress);
+        }
+        let (change_type, node) = match change {
+            MembershipChange::AddLearner(node) => (self.may_add_learner(node)?, node),
+            MembershipChange::Promote(node) => (self.may_promote(node)?, node),
+            MembershipChange::RemoveNode(node) => (self.may_remove(node)?, node),
+        };
+        let change =
+            ConfChange { id: 0, change_type: change_type as i32, node_id: node.raft_id(), context: Bytes::new() };
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
+        entry.data = change.encode_to_vec().into();
+        self.append(entry).ok_or(MembershipError::Dropped)
+    }
+
+    fn is_voter(&self, node: NodeId) -> bool {
+        self.membership.voters.contains(&node)
+    }
+
+    fn is_learner(&self, node: NodeId) -> bool {
+        self.membership.learners.contains(&node)
+    }
+
+    fn may_add_learner(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
+        if node.0 <= 0 {
+            return Err(MembershipError::InvalidNode(node));
+        }
+        if self.is_voter(node) {
+            return Err(MembershipError::AlreadyVoter(node));
+        }
+        if self.is_learner(node) {
+            return Err(MembershipError::AlreadyLearner(node));
+        }
+        Ok(ConfChangeType::AddLearnerNode)
+    }
+
+    fn may_promote(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
+        if self.is_voter(node) {
+            return Err(MembershipError::AlreadyVoter(node));
+        }
+        if !self.is_learner(node) {
+            return Err(MembershipError::UnknownNode(node));
+        }
+        let matched = self.node.raft.prs().get(node.raft_id()).map_or(0, |p| p.matched);
+        let lag = self.node.raft.raft_log.last_index().saturating_sub(matched);
+        // One that has nothing yet lags whatever the numbers say.
+        if matched == 0 || lag > self.config.promote_max_lag || !self.is_live(node.raft_id()) {
+            return Err(MembershipError::LearnerNotCaughtUp { node, lag });
+        }
+        let mut voters = self.membership.voters.clone();
+        voters.push(node);
+        self.keeps_majority(&voters)?;
+        Ok(ConfChangeType::AddNode)
+    }
+
+    fn may_remove(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
+        if self.is_learner(node) {
+            return Ok(ConfChangeType::RemoveNode);
+        }
+        if !self.is_voter(node) {
+            return Err(MembershipError::UnknownNode(node));
+        }
+        if self.membership.voters.len() == 1 {
+            return Err(MembershipError::LastVoter(node));
+        }
+        if node == self.config.node {
+            return Err(MembershipError::IsLeader(node));
+        }
+        let left: Vec<NodeId> = self.membership.voters.iter().copied().filter(|v| *v != node).collect();
+        self.keeps_majority(&left)?;
+        Ok(ConfChangeType::RemoveNode)
+    }
+
+    fn keeps_majority(&self, voters: &[NodeId]) -> Result<(), MembershipError> {
+        let live = voters.iter().filter(|v| self.is_live(v.raft_id())).count();
+        let needed = voters.len() / 2 + 1;
+        if live >= needed {
+            return Ok(());
+        }
+        Err(MembershipError::WouldLoseMajority { voters: voters.len(), live, needed })
+    }
+}
