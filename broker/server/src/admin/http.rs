@@ -34,8 +34,17 @@ impl Admin {
         }
     }
 
-    fn view(&self) -> Result<&SharedView, Response> {
-        self.view.get().ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response())
+    fn view(&self) -> Result<&SharedView, Refusal> {
+        self.view.get().ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "starting".to_owned()))
+    }
+}
+
+/// Why a request gets no ordinary answer.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, self.1 + "\n").into_response()
     }
 }
 
@@ -79,10 +88,10 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Response> {
+async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
     match admin.view()?.ready() {
         Ok(()) => Ok("ready\n"),
-        Err(reason) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()),
+        Err(reason) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}"))),
     }
 }
 
@@ -92,11 +101,11 @@ struct StatusQuery {
     detail: bool,
 }
 
-async fn status(State(admin): State<Admin>, Query(query): Query<StatusQuery>) -> Result<Response, Response> {
+async fn status(State(admin): State<Admin>, Query(query): Query<StatusQuery>) -> Result<Response, Refusal> {
     Ok(Json(admin.view()?.status(query.detail)).into_response())
 }
 
-async fn scrape(State(admin): State<Admin>) -> Result<Response, Response> {
+async fn scrape(State(admin): State<Admin>) -> Result<Response, Refusal> {
     let text = metrics::encode(&admin.view()?.metrics());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
@@ -111,21 +120,17 @@ async fn run_doctor(
     State(admin): State<Admin>,
     Query(query): Query<DoctorQuery>,
     headers: HeaderMap,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let report = doctor::examine(admin.view()?.as_ref(), Duration::from_secs(2)).await;
     let code = if report.findings.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let wants_json = query.format.as_deref() == Some("json")
         || headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
-    Ok(if wants_json {
-        (code, Json(report)).into_response()
-    } else {
-        (code, report.to_string()).into_response()
-    })
+    Ok(if wants_json { (code, Json(report)).into_response() } else { (code, report.to_string()).into_response() })
 }
 
-async fn set_tracing(State(admin): State<Admin>, filter: String) -> Result<String, Response> {
+async fn set_tracing(State(admin): State<Admin>, filter: String) -> Result<String, Refusal> {
     match admin.view()?.set_tracing(filter.trim()) {
         Ok(()) => Ok(format!("events are now filtered by {}\n", filter.trim())),
-        Err(problem) => Err((StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response()),
+        Err(problem) => Err(Refusal(StatusCode::BAD_REQUEST, problem)),
     }
 }

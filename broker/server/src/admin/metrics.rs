@@ -135,7 +135,8 @@ fn peers(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     };
     let up = per_peer(|p| f64::from(u8::from(p.connected)));
     out.family(MetricType::Gauge, "chronik_peer_connected", "Whether our stream to the peer is up", up)?;
-    let counters: [(&str, &str, fn(&super::status::Peer) -> f64); 4] = [
+    type Value = fn(&super::status::Peer) -> f64;
+    let counters: [(&str, &str, Value); 4] = [
         ("chronik_peer_messages_sent", "Messages sent to the peer", |p| p.sent as f64),
         ("chronik_peer_messages_received", "Messages received from the peer", |p| p.received as f64),
         ("chronik_peer_messages_dropped", "Messages to the peer that were dropped", |p| p.dropped as f64),
@@ -156,8 +157,16 @@ fn data(out: &mut Out<'_>, status: &Status) -> fmt::Result {
         ("chronik_cluster_topics", "Topics of the cluster", numbers.topics as f64),
         ("chronik_cluster_partitions", "Partitions of the cluster", numbers.partitions as f64),
         ("chronik_cluster_partitions_without_leader", "Partitions without a leader", numbers.leaderless as f64),
-        ("chronik_cluster_under_replicated_partitions", "Partitions with an incomplete ISR", numbers.under_replicated as f64),
-        ("chronik_cluster_under_min_isr_partitions", "Partitions below min.insync.replicas", numbers.under_min_isr as f64),
+        (
+            "chronik_cluster_under_replicated_partitions",
+            "Partitions with an incomplete ISR",
+            numbers.under_replicated as f64,
+        ),
+        (
+            "chronik_cluster_under_min_isr_partitions",
+            "Partitions below min.insync.replicas",
+            numbers.under_min_isr as f64,
+        ),
         ("chronik_partition_leader_count", "Partitions led by this broker", numbers.leading as f64),
         ("chronik_partition_follower_count", "Partitions followed by this broker", numbers.following as f64),
         ("chronik_replication_max_lag_records", "Largest lag of a follower of ours", numbers.max_lag as f64),

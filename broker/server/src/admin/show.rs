@@ -56,32 +56,70 @@ fn describe(status: &Status) -> String {
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "{label:<13}{value}");
     };
-    line("broker", format!("{} of cluster {}", status.node_id, status.cluster_id.as_deref().unwrap_or("(not yet known)")));
+    line(
+        "broker",
+        format!("{} of cluster {}", status.node_id, status.cluster_id.as_deref().unwrap_or("(not yet known)")),
+    );
     let reason = status.not_ready_because.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
     line("state", format!("{}{reason}, up {} s, version {}", status.state, status.uptime_ms / 1000, status.version));
     line("kafka", status.kafka_address.clone());
-    line("quorum", format!("{} in term {}, leader {}, voters {:?}, learners {:?}", raft.role, raft.term, name(raft.leader), raft.voters, raft.learners));
-    line("raft log", format!("committed {}, applied {}, last {}, snapshot {}", raft.commit, raft.applied, raft.last_index, raft.snapshot_index));
+    line(
+        "quorum",
+        format!(
+            "{} in term {}, leader {}, voters {:?}, learners {:?}",
+            raft.role,
+            raft.term,
+            name(raft.leader),
+            raft.voters,
+            raft.learners
+        ),
+    );
+    line(
+        "raft log",
+        format!(
+            "committed {}, applied {}, last {}, snapshot {}",
+            raft.commit, raft.applied, raft.last_index, raft.snapshot_index
+        ),
+    );
     let numbers = &status.replication;
     line(
         "partitions",
         format!(
             "{} in {} topics; here {} led, {} followed; {} under-replicated, {} without leader, {} below min ISR",
-            numbers.partitions, numbers.topics, numbers.leading, numbers.following, numbers.under_replicated, numbers.leaderless,
+            numbers.partitions,
+            numbers.topics,
+            numbers.leading,
+            numbers.following,
+            numbers.under_replicated,
+            numbers.leaderless,
             numbers.under_min_isr
         ),
     );
     let dir = &status.log_dir;
     line("disk", format!("{} {}, {} of {} MiB free", dir.path, dir.state, dir.free_bytes >> 20, dir.total_bytes >> 20));
     let process = &status.process;
-    line("process", format!("pid {}, {} MiB resident, {:.1} s CPU, {} descriptors", process.pid, process.rss_bytes >> 20, process.cpu_seconds, process.open_fds));
+    line(
+        "process",
+        format!(
+            "pid {}, {} MiB resident, {:.1} s CPU, {} descriptors",
+            process.pid,
+            process.rss_bytes >> 20,
+            process.cpu_seconds,
+            process.open_fds
+        ),
+    );
     for peer in &status.peers {
         let state = match (&peer.address, peer.connected) {
             (None, _) => "no address registered".to_owned(),
             (Some(address), true) => format!("{address} connected"),
-            (Some(address), false) => format!("{address} not connected: {}", peer.last_error.as_deref().unwrap_or("not tried yet")),
+            (Some(address), false) => {
+                format!("{address} not connected: {}", peer.last_error.as_deref().unwrap_or("not tried yet"))
+            }
         };
-        line("peer", format!("{} {state}; sent {}, received {}, dropped {}", peer.node, peer.sent, peer.received, peer.dropped));
+        line(
+            "peer",
+            format!("{} {state}; sent {}, received {}, dropped {}", peer.node, peer.sent, peer.received, peer.dropped),
+        );
     }
     for broker in &status.brokers {
         let fenced = if broker.fenced { "fenced" } else { "active" };

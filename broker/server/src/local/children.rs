@@ -61,7 +61,10 @@ impl Children {
             let bases = [options.kafka_port, options.raft_port, options.replication_port, options.admin_port];
             let mut ports = [0; 4];
             for (port, base) in ports.iter_mut().zip(bases) {
-                *port = base.checked_add(i).filter(|p| *p > 0).ok_or(format!("port {base} leaves no room for {} brokers", options.brokers))?;
+                *port = base
+                    .checked_add(i)
+                    .filter(|p| *p > 0)
+                    .ok_or(format!("port {base} leaves no room for {} brokers", options.brokers))?;
             }
             Ok(ports)
         };
@@ -69,7 +72,10 @@ impl Children {
         let mut flat: Vec<u16> = all.iter().flatten().copied().collect();
         flat.sort_unstable();
         if let Some(pair) = flat.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("port {} would be used twice: choose port bases at least {} apart", pair[0], options.brokers));
+            return Err(format!(
+                "port {} would be used twice: choose port bases at least {} apart",
+                pair[0], options.brokers
+            ));
         }
         for port in flat {
             TcpListener::bind((options.host, port)).map_err(|error| {
@@ -127,7 +133,15 @@ impl Children {
                     broker.pause = FIRST_PAUSE;
                 }
                 if self.restart {
-                    say(format!("broker {} {how}, starting it again in {:?} (log: {})", broker.id, broker.pause, log.display()), false);
+                    say(
+                        format!(
+                            "broker {} {how}, starting it again in {:?} (log: {})",
+                            broker.id,
+                            broker.pause,
+                            log.display()
+                        ),
+                        false,
+                    );
                     broker.restart_at = Some(Instant::now() + broker.pause);
                     broker.pause = (broker.pause * 2).min(LONGEST_PAUSE);
                 } else {
@@ -137,7 +151,9 @@ impl Children {
             if broker.restart_at.is_some_and(|at| at <= Instant::now()) {
                 broker.restart_at = None;
                 match start(broker) {
-                    Ok(()) => say(format!("broker {} started again, pid {}", broker.id, broker.pid().unwrap_or(0)), false),
+                    Ok(()) => {
+                        say(format!("broker {} started again, pid {}", broker.id, broker.pid().unwrap_or(0)), false)
+                    }
                     Err(problem) => {
                         say(problem, false);
                         broker.restart_at = Some(Instant::now() + broker.pause);
@@ -180,7 +196,8 @@ impl Children {
 
 async fn stop_one(child: &mut Child) -> bool {
     use rustix::process::{Pid, Signal, kill_process};
-    let signal = |which| Pid::from_raw(child.id() as i32).is_some_and(|pid| kill_process(pid, which).is_ok());
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let signal = |which| pid.is_some_and(|pid| kill_process(pid, which).is_ok());
     signal(Signal::TERM);
     let deadline = Instant::now() + STOP_PATIENCE;
     loop {
@@ -212,7 +229,8 @@ fn start(broker: &mut Broker) -> Result<(), String> {
         .stderr(errors)
         .spawn()
         .map_err(|e| fail("start", e))?;
-    fs::write(broker.directory.join("broker.pid"), format!("{}\n", child.id())).map_err(|e| fail("write the pid file of", e))?;
+    fs::write(broker.directory.join("broker.pid"), format!("{}\n", child.id()))
+        .map_err(|e| fail("write the pid file of", e))?;
     broker.child = Some(child);
     broker.started = Instant::now();
     Ok(())

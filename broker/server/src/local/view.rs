@@ -174,9 +174,19 @@ impl View {
             (false, true) => "\x1b[33mdegraded\x1b[0m",
             (false, false) => "\x1b[33mforming\x1b[0m",
         };
-        let _ = writeln!(text, "\x1b[1mChronik\x1b[0m  {state}  bootstrap {}  up {}:{:02}:{:02}", self.bootstrap, up / 3600, up / 60 % 60, up % 60);
+        let _ = writeln!(
+            text,
+            "\x1b[1mChronik\x1b[0m  {state}  bootstrap {}  up {}:{:02}:{:02}",
+            self.bootstrap,
+            up / 3600,
+            up / 60 % 60,
+            up % 60
+        );
         let _ = writeln!(text);
-        let _ = writeln!(text, "\x1b[2m broker  state      quorum     term  leads  follows     in/s    out/s    lag   cpu%      rss   disk free\x1b[0m");
+        let _ = writeln!(
+            text,
+            "\x1b[2m broker  state      quorum     term  leads  follows     in/s    out/s    lag   cpu%      rss   disk free\x1b[0m"
+        );
         for (id, admin) in &self.brokers {
             match self.seen.get(id) {
                 Some(seen) => {
@@ -184,8 +194,17 @@ impl View {
                     let _ = writeln!(
                         text,
                         " {id:<6}  {:<9}  {:<9} {:>5}  {:>5}  {:>7}  {:>7}  {:>7}  {:>5}  {:>5.1}  {:>7}  {:>10}",
-                        s.state, s.raft.role, s.raft.term, r.leading, r.following, bytes(seen.rate_in), bytes(seen.rate_out), r.max_lag,
-                        seen.cpu, bytes(s.process.rss_bytes as f64), bytes(s.log_dir.free_bytes as f64)
+                        s.state,
+                        s.raft.role,
+                        s.raft.term,
+                        r.leading,
+                        r.following,
+                        bytes(seen.rate_in),
+                        bytes(seen.rate_out),
+                        r.max_lag,
+                        seen.cpu,
+                        bytes(s.process.rss_bytes as f64),
+                        bytes(s.log_dir.free_bytes as f64)
                     );
                 }
                 None => {
@@ -217,9 +236,16 @@ impl View {
         if topics.is_empty() {
             return;
         }
-        let _ = writeln!(text, "\n\x1b[2m topic                                     partitions      records       size  under-replicated\x1b[0m");
+        let _ = writeln!(
+            text,
+            "\n\x1b[2m topic                                     partitions      records       size  under-replicated\x1b[0m"
+        );
         for (name, (partitions, records, size, under)) in topics.iter().take(TOPICS_SHOWN) {
-            let _ = writeln!(text, " {name:<40.40}  {partitions:>10}  {records:>11}  {:>9}  {under:>16}", bytes(*size as f64));
+            let _ = writeln!(
+                text,
+                " {name:<40.40}  {partitions:>10}  {records:>11}  {:>9}  {under:>16}",
+                bytes(*size as f64)
+            );
         }
         if topics.len() > TOPICS_SHOWN {
             let _ = writeln!(text, " and {} more", topics.len() - TOPICS_SHOWN);

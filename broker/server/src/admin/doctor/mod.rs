@@ -5,6 +5,8 @@
 //! be asked is a finding too. Called by `/doctor` and, through it, by the `doctor` subcommand.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,7 +53,13 @@ impl fmt::Display for Report {
             return writeln!(f, "healthy: brokers {} answered, nothing is wrong", answered.join(", "));
         }
         let things = if self.findings.len() == 1 { "finding" } else { "findings" };
-        writeln!(f, "{} {things} (seen from broker {}; brokers {} answered)", self.findings.len(), self.node, answered.join(", "))?;
+        writeln!(
+            f,
+            "{} {things} (seen from broker {}; brokers {} answered)",
+            self.findings.len(),
+            self.node,
+            answered.join(", ")
+        )?;
         for finding in &self.findings {
             writeln!(f, "\n[{}] {}\n    -> {}", finding.id, finding.what, finding.fix)?;
         }

@@ -15,7 +15,10 @@ const STUCK_MS: u64 = 2000;
 
 /// Findings that an ordinary election or restart shows for a moment; reported only when a second look agrees.
 pub(super) fn may_pass(id: &str) -> bool {
-    !matches!(id, "peer_unregistered" | "dns_name_missing" | "clock_skew" | "disk_full" | "log_dir_offline" | "raft_failed")
+    !matches!(
+        id,
+        "peer_unregistered" | "dns_name_missing" | "clock_skew" | "disk_full" | "log_dir_offline" | "raft_failed"
+    )
 }
 
 /// All findings; `before` are the facts of an earlier look, if there was one.
@@ -43,10 +46,10 @@ impl Facts {
         self.statuses().find(|s| s.node_id == node)
     }
 
-    /// Brokers that hear `node` right now, by their own account.
-    fn heard_by(&self, node: i32) -> Option<i32> {
+    /// A broker other than `deaf` that hears `node` right now, by its own account.
+    fn heard_by(&self, node: i32, deaf: i32) -> Option<i32> {
         self.statuses()
-            .filter(|s| s.node_id != node)
+            .filter(|s| s.node_id != node && s.node_id != deaf)
             .find(|s| s.peers.iter().any(|p| p.node == node && hears(p)))
             .map(|s| s.node_id)
     }
@@ -99,7 +102,7 @@ fn peers(facts: &Facts, findings: &mut Vec<Finding>) {
     // What a peer that answers says of third brokers, so that the doctor sees from anywhere what only one broker suffers.
     for status in facts.statuses().filter(|s| s.node_id != me) {
         for peer in status.peers.iter().filter(|p| p.node != me && p.node != status.node_id && !p.connected) {
-            if let Some(witness) = facts.heard_by(peer.node).filter(|w| *w != status.node_id) {
+            if let Some(witness) = facts.heard_by(peer.node, status.node_id) {
                 findings.push(one_way(status.node_id, peer.node, witness));
             }
         }
@@ -108,7 +111,7 @@ fn peers(facts: &Facts, findings: &mut Vec<Finding>) {
 
 fn silent(facts: &Facts, node: i32, address: &str) -> Finding {
     let me = facts.me.node_id;
-    if let Some(witness) = facts.heard_by(node).filter(|w| *w != me) {
+    if let Some(witness) = facts.heard_by(node, me) {
         return one_way(me, node, witness);
     }
     finding(
@@ -150,7 +153,10 @@ fn quorum(facts: &Facts, findings: &mut Vec<Finding>) {
                 voters.len(),
                 missing.join(", "),
             ),
-            format!("Bring back enough of brokers {} for a majority, or repair the network to them.", missing.join(", ")),
+            format!(
+                "Bring back enough of brokers {} for a majority, or repair the network to them.",
+                missing.join(", ")
+            ),
         ));
     }
 }
@@ -210,19 +216,20 @@ fn broadcasting(facts: &Facts, findings: &mut Vec<Finding>) {
     let elected = |s: &&Status| s.raft.elections > 0 && s.raft.leader.is_none() && s.raft.term > 2;
     let never = |s: &Status| !["MsgAppend", "MsgHeartbeat"].iter().any(|m| s.raft.messages_in.contains_key(*m));
     let statuses: Vec<&Status> = facts.statuses().collect();
-    if statuses.len() > 1 && statuses.iter().all(|s| never(s)) {
-        if let Some(candidate) = statuses.iter().copied().find(elected) {
-            findings.push(finding(
-                "leader_not_broadcasting",
-                candidate.node_id,
-                None,
-                format!(
-                    "Elections are won (broker {} is at term {}), but no broker ever received a leader's append or heartbeat.",
-                    candidate.node_id, candidate.raft.term
-                ),
-                "Check the way between the brokers' raft ports: small messages pass, the leader's do not.",
-            ));
-        }
+    if statuses.len() > 1
+        && statuses.iter().all(|s| never(s))
+        && let Some(candidate) = statuses.iter().copied().find(elected)
+    {
+        findings.push(finding(
+            "leader_not_broadcasting",
+            candidate.node_id,
+            None,
+            format!(
+                "Elections are won (broker {} is at term {}), but no broker ever received a leader's append or heartbeat.",
+                candidate.node_id, candidate.raft.term
+            ),
+            "Check the way between the brokers' raft ports: small messages pass, the leader's do not.",
+        ));
     }
 }
 
@@ -312,7 +319,8 @@ fn disks(facts: &Facts, findings: &mut Vec<Finding>) {
 }
 
 fn registration(facts: &Facts, findings: &mut Vec<Finding>) {
-    let Some(source) = facts.statuses().find(|s| s.raft.leader == Some(s.node_id)).or_else(|| facts.statuses().next()) else {
+    let Some(source) = facts.statuses().find(|s| s.raft.leader == Some(s.node_id)).or_else(|| facts.statuses().next())
+    else {
         return;
     };
     for broker in source.brokers.iter().filter(|b| b.fenced) {
@@ -321,7 +329,10 @@ fn registration(facts: &Facts, findings: &mut Vec<Finding>) {
                 "broker_fenced",
                 broker.node,
                 None,
-                format!("Broker {} answers but is fenced: its heartbeats do not reach the leader, or it has not caught up.", broker.node),
+                format!(
+                    "Broker {} answers but is fenced: its heartbeats do not reach the leader, or it has not caught up.",
+                    broker.node
+                ),
                 format!("Look at startup, raft.leader and not_ready_because in the /status of broker {}.", broker.node),
             ));
         }
@@ -344,7 +355,10 @@ fn partitions(facts: &Facts, findings: &mut Vec<Finding>) {
             "partitions_below_min_isr",
             facts.me.node_id,
             None,
-            format!("{} partitions refuse acks=all: fewer in-sync replicas than min.insync.replicas.", numbers.under_min_isr),
+            format!(
+                "{} partitions refuse acks=all: fewer in-sync replicas than min.insync.replicas.",
+                numbers.under_min_isr
+            ),
             "Bring back their replicas; `kafka-topics --describe --under-min-isr-partitions` lists them.",
         ));
     }
