@@ -28,6 +28,9 @@ mod snapshot;
 mod state;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 pub use apply::{Applied, Change};
 pub use codec::DecodeError;
 pub use command::{
