@@ -23,7 +23,7 @@ pub enum RecordError {
     /// A value version that this broker cannot read.
     #[error("version {0} of the record's value is not supported")]
     Version(i16),
-    /// A key with a type that needs a value of another form, or a field too long for the format.
+    /// A field to be written is too long for the format.
     #[error("a field is too long for the record format")]
     TooLong,
 }

@@ -61,7 +61,7 @@ impl<T> GroupCoordinator<T> {
         }
         match GroupRecord::decode(key, value)? {
             GroupRecord::Offset { group_id, partition, value: Some(committed) } => {
-                let group = self.load_group(&group_id);
+                let group = self.group_or_new(&group_id);
                 group.offsets.insert(partition, StoredOffset { committed, ticket: Ticket(0) });
             }
             GroupRecord::Offset { group_id, partition, value: None } => {
@@ -70,13 +70,13 @@ impl<T> GroupCoordinator<T> {
                     self.settle(&group_id);
                 }
             }
-            GroupRecord::Group { group_id, value: Some(metadata) } => self.load_group(&group_id).restore(metadata),
+            GroupRecord::Group { group_id, value: Some(metadata) } => self.group_or_new(&group_id).restore(metadata),
             GroupRecord::Group { group_id, value: None } => {
                 // Offsets committed after the removal of a group are a group without members.
                 if let Some(old) = self.groups.remove(&group_id)
                     && !old.offsets.is_empty()
                 {
-                    self.load_group(&group_id).offsets = old.offsets;
+                    self.group_or_new(&group_id).offsets = old.offsets;
                 }
             }
             GroupRecord::Unknown(_) => {}
@@ -84,7 +84,7 @@ impl<T> GroupCoordinator<T> {
         Ok(())
     }
 
-    fn load_group(&mut self, group_id: &str) -> &mut Group<T> {
+    fn group_or_new(&mut self, group_id: &str) -> &mut Group<T> {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         self.groups.entry(group_id.to_owned()).or_insert_with(|| Group::new(group_id, incarnation))
@@ -167,7 +167,7 @@ impl<T> GroupCoordinator<T> {
             return vec![Effect::Reply { token, response: JoinGroupResponse::failed(&request.member_id, error) }];
         }
         let group_id = request.group_id.clone();
-        self.load_group(&group_id);
+        self.group_or_new(&group_id);
         let mut effects = Vec::new();
         self.with_group(now, &group_id, &mut effects, |group, cx| group.join(cx, token, request));
         effects
@@ -242,9 +242,10 @@ impl<T> GroupCoordinator<T> {
         if let Some(error) = refusal {
             return vec![Effect::Reply { token, response: GroupResponse::OffsetCommit(request.refused(error)) }];
         }
-        self.load_group(&request.group_id);
+        let group_id = request.group_id.clone();
+        self.group_or_new(&group_id);
         let mut effects = Vec::new();
-        self.with_group(now, &request.group_id, &mut effects, |group, cx| group.commit_offsets(cx, token, &request));
+        self.with_group(now, &group_id, &mut effects, |group, cx| group.commit_offsets(cx, token, request));
         effects
     }
 

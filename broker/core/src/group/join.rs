@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chronik_model::ErrorCode;
 
 use super::context::{Cx, Purpose, Takeover, metadata_write_error};
-use super::messages::{GroupResponse, GroupState, JoinGroupRequest, JoinGroupResponse};
+use super::messages::{GroupResponse, GroupState, JoinGroupRequest, JoinGroupResponse, SyncGroupResponse};
 use super::records::GroupRecord;
 use super::state::{Group, Member, millis};
 
@@ -36,7 +36,7 @@ impl<T> Group<T> {
         }
         if let Some(instance_id) = request.group_instance_id.clone() {
             match self.static_members.get(&instance_id).cloned() {
-                Some(old_member_id) => self.take_over(cx, token, request, instance_id, old_member_id),
+                Some(old_member_id) => self.take_over(cx, token, request, instance_id, &old_member_id),
                 None => self.add_member(cx, token, id, request),
             }
         } else if !request.require_known_member_id {
@@ -112,10 +112,11 @@ impl<T> Group<T> {
 
     /// Parks the join of a known member and takes its new metadata.
     fn rejoin(&mut self, cx: &mut Cx<'_, T>, token: T, request: JoinGroupRequest) {
-        let Some(member) = self.members.get_mut(&request.member_id) else {
-            return cx.reply(token, JoinGroupResponse::failed(&request.member_id, ErrorCode::UnknownMemberId));
-        };
-        update(cx, member, token, &request.member_id, &request);
+        let id = request.member_id.clone();
+        match self.members.get_mut(&id) {
+            Some(member) => update(cx, member, token, &id, request),
+            None => cx.reply(token, JoinGroupResponse::failed(&id, ErrorCode::UnknownMemberId)),
+        }
     }
 
     /// A static member came back without its member id: the new id takes the place of the old one.
@@ -125,23 +126,23 @@ impl<T> Group<T> {
         token: T,
         request: JoinGroupRequest,
         instance_id: String,
-        old_member_id: String,
+        old_member_id: &str,
     ) {
         let new_member_id = request.fresh_member_id.clone();
         let old_leader = self.leader.clone();
-        let Some(mut member) = self.members.remove(&old_member_id) else {
+        let Some(mut member) = self.members.remove(old_member_id) else {
             return cx.reply(token, JoinGroupResponse::failed("", ErrorCode::UnknownMemberId));
         };
         if let Some(waiting) = member.joining.take() {
-            cx.reply(waiting, JoinGroupResponse::failed(&old_member_id, ErrorCode::FencedInstanceId));
+            cx.reply(waiting, JoinGroupResponse::failed(old_member_id, ErrorCode::FencedInstanceId));
         }
         if let Some(waiting) = member.syncing.take() {
-            cx.reply(waiting, super::messages::SyncGroupResponse::failed(ErrorCode::FencedInstanceId));
+            cx.reply(waiting, SyncGroupResponse::failed(ErrorCode::FencedInstanceId));
         }
         let takeover = Takeover {
             generation: self.generation,
             instance_id: instance_id.clone(),
-            old_member_id: old_member_id.clone(),
+            old_member_id: old_member_id.to_owned(),
             new_member_id: new_member_id.clone(),
             old_leader,
             old_protocols: member.protocols.clone(),
@@ -149,11 +150,11 @@ impl<T> Group<T> {
             old_session_timeout_ms: member.session_timeout_ms,
             supports_skipping_assignment: request.supports_skipping_assignment,
         };
-        update(cx, &mut member, token, &new_member_id, &request);
+        update(cx, &mut member, token, &new_member_id, request);
         member.renew_session(cx.now);
         self.members.insert(new_member_id.clone(), member);
         self.static_members.insert(instance_id, new_member_id.clone());
-        if self.is_leader(&old_member_id) {
+        if self.is_leader(old_member_id) {
             self.leader = Some(new_member_id);
         }
         match self.state {
@@ -227,11 +228,11 @@ impl<T> Group<T> {
 
 /// Takes a member's new metadata and parks its join. A join of it that is still parked is from a connection that the
 /// client gave up; it is told to come again.
-fn update<T>(cx: &mut Cx<'_, T>, member: &mut Member<T>, token: T, member_id: &str, request: &JoinGroupRequest) {
+fn update<T>(cx: &mut Cx<'_, T>, member: &mut Member<T>, token: T, member_id: &str, request: JoinGroupRequest) {
     if let Some(abandoned) = member.joining.replace(token) {
         cx.reply(abandoned, JoinGroupResponse::failed(member_id, ErrorCode::RebalanceInProgress));
     }
-    member.protocols.clone_from(&request.protocols);
+    member.protocols = request.protocols;
     member.session_timeout_ms = request.session_timeout_ms;
     member.rebalance_timeout_ms = effective_rebalance_timeout(request.rebalance_timeout_ms, request.session_timeout_ms);
 }

@@ -28,8 +28,8 @@ impl OffsetCommitRequest {
 
 impl<T> Group<T> {
     /// Answers an OffsetCommit, or parks it until its records are in the log.
-    pub(super) fn commit_offsets(&mut self, cx: &mut Cx<'_, T>, token: T, request: &OffsetCommitRequest) {
-        if let Err(error) = self.validate_commit(request) {
+    pub(super) fn commit_offsets(&mut self, cx: &mut Cx<'_, T>, token: T, request: OffsetCommitRequest) {
+        if let Err(error) = self.validate_commit(&request) {
             return cx.reply(token, GroupResponse::OffsetCommit(request.refused(error)));
         }
         if let Some(member) = self.members.get_mut(&request.member_id) {
@@ -38,8 +38,8 @@ impl<T> Group<T> {
         let mut records = Vec::new();
         let mut accepted = Vec::new();
         let mut response = request.refused(ErrorCode::None);
-        for (topic, answers) in request.topics.iter().zip(&mut response) {
-            for (asked, answer) in topic.partitions.iter().zip(&mut answers.partitions) {
+        for (topic, answers) in request.topics.into_iter().zip(&mut response) {
+            for (asked, answer) in topic.partitions.into_iter().zip(&mut answers.partitions) {
                 let partition = TopicPartition { topic: topic.name.clone(), partition: asked.partition };
                 match self.offset_record(cx, request.retention_time_ms, &partition, asked) {
                     Ok((record, committed)) => {
@@ -88,9 +88,9 @@ impl<T> Group<T> {
         cx: &Cx<'_, T>,
         retention_ms: Option<i64>,
         partition: &TopicPartition,
-        asked: &OffsetCommitPartition,
+        asked: OffsetCommitPartition,
     ) -> Result<(OffsetsRecord, CommittedOffset), ErrorCode> {
-        let metadata = asked.metadata.clone().unwrap_or_default();
+        let metadata = asked.metadata.unwrap_or_default();
         // Kafka counts the UTF-16 units of its strings.
         if metadata.encode_utf16().count() > cx.config.max_offset_metadata {
             return Err(ErrorCode::OffsetMetadataTooLarge);
