@@ -205,11 +205,12 @@ impl MetadataState {
         before.recovery = command.recovery;
         let next = match transition.apply(&before) {
             Some(next) => next,
-            None if before.recovery != state.recovery => {
+            // Also without any change the version moves: a leader that lost track of an earlier proposal proposes the
+            // committed set again, to be sure that the earlier one can no longer be accepted.
+            None => {
                 before.partition_epoch.0 = before.partition_epoch.0.saturating_add(1);
                 before
             }
-            None => return Ok(CommandResult::Partition(state.clone())),
         };
         self.replace(&name, command.partition, next.clone(), context);
         Ok(CommandResult::Partition(next))

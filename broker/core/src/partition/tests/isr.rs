@@ -34,6 +34,15 @@ fn a_follower_joins_only_at_the_watermark_and_past_the_epoch_start() {
 }
 
 #[test]
+fn a_follower_past_the_epoch_start_but_below_the_watermark_does_not_join() {
+    let mut node = leader(1, facts(10, 10, Some(4)), &[1]);
+    node.on_append(Offset(15), 1);
+    assert_eq!(node.high_watermark(), Offset(15));
+    assert!(proposal(&served(&mut node, &fetch_of(3, 14), 1)).is_none());
+    assert!(proposal(&served(&mut node, &fetch_of(3, 15), 1)).is_some());
+}
+
+#[test]
 fn fenced_and_stopping_brokers_do_not_join() {
     // KAFKA-9672, 13916, 14140.
     for (fenced, shutting_down) in [(true, false), (false, true)] {
@@ -194,12 +203,12 @@ fn after_an_unknown_outcome_a_refusal_is_not_believed_before_the_version_moved()
     node.on_alter_partition_result(&first, Err(ErrorCode::RequestTimedOut), 2);
     let second = proposal(&node.tick(1_000)).unwrap().clone();
     assert_eq!(node.on_alter_partition_result(&second, Err(ErrorCode::IneligibleReplica), 1_001), []);
-    node.on_append(Offset(20), 1_002);
-    served(&mut node, &fetch_of(2, 20), 1_003);
+    node.on_append(Offset(20), 2 * LAG);
+    served(&mut node, &fetch_of(2, 20), 2 * LAG);
     assert_eq!(node.high_watermark(), Offset(10), "node 3 still counts");
-    let barrier = proposal(&node.tick(2_000)).unwrap().clone();
+    let barrier = proposal(&node.tick(2 * LAG)).unwrap().clone();
     assert_eq!(nodes(&barrier), [1, 2], "the committed set, only to move the version");
-    let effects = node.on_alter_partition_result(&barrier, Ok(state(1, 5, 51, &[1, 2])), LAG * 2);
+    let effects = node.on_alter_partition_result(&barrier, Ok(state(1, 5, 51, &[1, 2])), 2 * LAG + 1);
     assert_eq!(effects, [Effect::HighWatermark(Offset(20))]);
     assert!(!node.has_pending_proposal());
 }
