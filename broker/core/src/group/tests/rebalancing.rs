@@ -295,3 +295,17 @@ fn an_unloaded_coordinator_answers_everything_that_was_parked() {
     assert_eq!(story.heartbeat("a", 2), ErrorCode::NotCoordinator);
     assert_eq!(story.coordinator.next_deadline(), None);
 }
+
+#[test]
+fn a_retried_sync_of_the_leader_does_not_write_a_second_assignment() {
+    let mut story = Story::new(no_delay());
+    let joined = story.join(join("", "a"));
+    story.joined(joined);
+    story.hold_appends = true;
+    let abandoned = story.sync("a", 1, &[("a", "first")]);
+    let retried = story.sync("a", 1, &[("a", "second")]);
+    assert_eq!(story.synced(abandoned).error, ErrorCode::RebalanceInProgress);
+    assert_eq!(story.held.len(), 1);
+    story.release(Ok(()));
+    assert_eq!(story.synced(retried).assignment, bytes("first"), "what is in the log");
+}
