@@ -210,3 +210,32 @@ fn another_min_isr_clears_the_eligible_replicas_but_keeps_the_candidates_of_lead
     assert_eq!(cluster.set(on_topic(), "min.insync.replicas", "1"), CommandResult::Done);
     assert_eq!(cluster.view(), (Some(1), vec![1], vec![]));
 }
+
+#[test]
+fn all_three_killed_at_once_unnoticed_are_available_again_when_all_returned() {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+        let mut cluster = Cluster::of(3);
+        cluster.topic(&[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]]);
+        for node in order {
+            cluster.revive(node);
+        }
+        for (topic, index, partition) in cluster.state.partitions() {
+            assert_eq!(partition.leader, Some(NodeId(order[2])), "{order:?} {}-{index}", topic.name);
+            assert_eq!(partition.isr, nodes(&order[2..]));
+        }
+    }
+}
+
+#[test]
+fn of_three_whose_logs_survived_two_are_enough() {
+    let mut cluster = Cluster::of(3);
+    cluster.topic(&[&[1, 2, 3]]);
+    cluster.restart(1);
+    cluster.restart(2);
+    assert_eq!(cluster.view(), (Some(3), vec![3], vec![2]), "nobody noticed yet that 3 is gone");
+    cluster.fence(3);
+    assert_eq!(cluster.view(), (Some(2), vec![2], vec![3]));
+    assert_eq!(cluster.p().recovery, LeaderRecovery::Recovered);
+    cluster.set_isr(&[2, 1]);
+    assert_eq!(cluster.view(), (Some(2), vec![2, 1], vec![]));
+}

@@ -201,3 +201,12 @@ fn preferred_leaders_are_elected_periodically_when_leadership_is_unbalanced() {
     assert_eq!(watch.settle(), ["ElectLeaders"]);
     assert_eq!(watch.cluster.p().leader, Some(NodeId(1)));
 }
+
+#[test]
+fn a_leader_elected_again_forgets_what_it_knew_in_its_last_leadership() {
+    let mut watch = Watch::of(Cluster::of(1));
+    watch.liveness.on_connection_refused(watch.now, NodeId(1), &watch.cluster.state);
+    watch.now += 5_000;
+    watch.liveness.become_leader(watch.now, &watch.cluster.state);
+    assert_eq!(watch.tick(), []);
+}
