@@ -125,3 +125,13 @@ fn a_recovering_leader_stays_alone_until_it_recovered_and_cannot_recover_twice()
     again.recovery = LeaderRecovery::Recovering;
     cluster.refuse(again, ErrorCode::InvalidRequest);
 }
+
+#[test]
+fn proposing_the_committed_set_again_shuts_out_an_earlier_proposal_that_is_still_on_its_way() {
+    let mut cluster = three();
+    cluster.set_isr(&[1, 2]);
+    let lost = cluster.isr_change(&[1, 2, 3]);
+    cluster.set_isr(&[1, 2]);
+    assert_eq!((cluster.p().leader_epoch.0, cluster.p().partition_epoch.0), (0, 2));
+    cluster.refuse(lost, ErrorCode::InvalidUpdateVersion);
+}
