@@ -58,6 +58,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// What the kernel says; the file must not be trusted afterwards.
     fn sync(&self) -> io::Result<()>;
 
+    /// Drops what the kernel caches from `position` on and believes to be on disk, so that a read shows what really is
+    /// there. After a failed sync those two differ, also for the next process; unwritten bytes are not dropped.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn forget_clean_pages(&self, position: u64) -> io::Result<()>;
+
     /// Reserves space for the file to grow to `len` bytes without changing its length. A hint: it may do nothing.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::error::LogError;
 use crate::log_dir::LogDir;
 use crate::sealed::{seal, unseal};
 
-const FILE: &str = "leader-epoch-checkpoint";
+pub(crate) const FILE: &str = "leader-epoch-checkpoint";
 const MAGIC: [u8; 4] = *b"ChLE";
 
 /// The start of one epoch.
@@ -99,6 +99,12 @@ impl LeaderEpochs {
         let found = self.entries.get(after.checked_sub(1)?)?;
         let end_offset = self.entries.get(after).map_or(log_end, |next| next.start_offset);
         Some(EpochEnd { epoch: found.epoch, end_offset })
+    }
+
+    /// The epoch that records at `offset` must have; `None` before the first entry.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let after = self.entries.partition_point(|entry| entry.start_offset <= offset);
+        after.checked_sub(1).map(|at| self.entries[at].epoch)
     }
 
     /// The log now ends at `end`: epochs that would begin there or later are gone.

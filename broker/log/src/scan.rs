@@ -42,6 +42,7 @@ pub(crate) struct Scanner<'a> {
     chunk: usize,
     /// Batches that end behind this offset have their checksum verified.
     verify_from: Offset,
+    forgotten: bool,
     buffer: Bytes,
     buffer_at: u64,
 }
@@ -55,6 +56,7 @@ impl<'a> Scanner<'a> {
             end,
             chunk: chunk.max(HEADER_BYTES),
             verify_from: Offset(i64::MAX),
+            forgotten: false,
             buffer: Bytes::new(),
             buffer_at: position,
         }
@@ -78,6 +80,13 @@ impl<'a> Scanner<'a> {
             return Err(ScanError::Batch(BatchError::Short { have: left, need: header.total_bytes }));
         }
         if header.next_offset() > self.verify_from {
+            if !self.forgotten {
+                // From here on nothing was synced for sure: look at the disk, not at the cache.
+                self.forgotten = true;
+                self.file.forget_clean_pages(position).map_err(ScanError::Io)?;
+                self.buffer = Bytes::new();
+                return self.next_batch();
+            }
             crc_matches(self.bytes(position, header.total_bytes)?).map_err(ScanError::Batch)?;
         }
         let located = Located { position, header };

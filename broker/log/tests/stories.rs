@@ -266,7 +266,8 @@ fn offsets_are_found_by_timestamp() {
             }
             log = open(&disk);
         }
-        let find = |time: i64, from: i64| log.find_by_timestamp(time, at(from)).unwrap().map(|found| found.base_offset.0);
+        let find =
+            |time: i64, from: i64| log.find_by_timestamp(time, at(from)).unwrap().map(|found| found.base_offset.0);
         assert_eq!(find(0, 0), Some(0));
         for n in 0..40 {
             assert_eq!(find(NOW + n * 10, 0), Some(n), "batch {n}");
@@ -301,7 +302,11 @@ fn retention_deletes_the_oldest_segments_but_never_above_the_high_watermark() {
     assert_eq!(contents(&log)[0].0, log.log_start().0);
     log.set_config(keep(Some(1_000), None));
     log.apply_retention(NOW + 2_000, at(200)).unwrap();
-    assert_eq!((log.log_start(), log.log_end(), log.size()), (at(200), at(200), 0), "everything is old: only the end stays");
+    assert_eq!(
+        (log.log_start(), log.log_end(), log.size()),
+        (at(200), at(200), 0),
+        "everything is old: only the end stays"
+    );
     assert_eq!((files(&disk, "log").len(), files(&disk, "index").len()), (1, 0));
     drop(log);
     let mut log = open(&disk);
@@ -332,7 +337,10 @@ fn truncation_takes_whole_batches_and_epochs_with_it() {
     let end = |log: &PartitionLog, epoch: i32| {
         log.epoch_end_offset(LeaderEpoch(epoch)).map(|end| (end.epoch.0, end.end_offset.0))
     };
-    assert_eq!((end(&log, 0), end(&log, 3), end(&log, 7), end(&log, 9)), (None, Some((1, 60)), Some((5, 120)), Some((9, 120))));
+    assert_eq!(
+        (end(&log, 0), end(&log, 3), end(&log, 7), end(&log, 9)),
+        (None, Some((1, 60)), Some((5, 120)), Some((9, 120)))
+    );
     assert_eq!(log.truncate_to(at(500)).unwrap(), at(120), "nothing to cut, but the empty epoch goes");
     assert_eq!(log.latest_epoch(), Some(LeaderEpoch(5)));
     assert_eq!(log.truncate_to(at(91)).unwrap(), at(90), "a batch is whole or gone");
@@ -412,5 +420,8 @@ fn batches_are_stamped_with_dense_offsets_and_the_epoch() {
     let info = append(&mut log, &[batch(&["a", "b"]), batch(&["c"])], 6).unwrap();
     assert_eq!((info.first_offset, info.last_offset), (at(0), at(2)));
     let headers: Vec<BatchHeader> = batches(&log).into_iter().map(|(header, _)| header).collect();
-    assert_eq!(headers.iter().map(|h| (h.base_offset.0, h.partition_leader_epoch.0)).collect::<Vec<_>>(), [(0, 6), (2, 6)]);
+    assert_eq!(
+        headers.iter().map(|h| (h.base_offset.0, h.partition_leader_epoch.0)).collect::<Vec<_>>(),
+        [(0, 6), (2, 6)]
+    );
 }

@@ -75,6 +75,15 @@ impl Inode {
         }
     }
 
+    fn forget_clean(&mut self, from: usize) {
+        let cut = self.cut_to.unwrap_or(usize::MAX);
+        for at in from..self.current.len() {
+            if !self.dirty.iter().any(|range| range.contains(&at)) {
+                self.current[at] = self.durable.get(at).copied().filter(|_| at < cut).unwrap_or(0);
+            }
+        }
+    }
+
     fn crash(&mut self, rng: &mut SplitMix64, keep_percent: u64) {
         let mut survived = std::mem::take(&mut self.durable);
         if let Some(cut) = self.cut_to.take()
@@ -385,6 +394,13 @@ impl DiskFile for MemFile {
             if !state.lying_sync {
                 inode.sync();
             }
+            Ok(())
+        })
+    }
+
+    fn forget_clean_pages(&self, position: u64) -> io::Result<()> {
+        self.with(|_, inode| {
+            inode.forget_clean(position as usize);
             Ok(())
         })
     }

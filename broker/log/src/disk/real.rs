@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, FileRef, LockError};
 
@@ -111,6 +111,10 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.file)?)
+    }
+
+    fn forget_clean_pages(&self, position: u64) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.file, position, None, Advice::DontNeed)?)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {

@@ -228,6 +228,11 @@ impl PartitionLog {
         let end = self.log_end();
         self.active().store_index(&self.log_dir, &self.dir);
         self.store_snapshot();
+        // Were a later segment to survive a crash that an earlier one does not, the log would seem to begin there.
+        if self.flush.names_dirty() {
+            let dir = &self.dir;
+            self.log_dir.disk().sync_dir(dir).map_err(self.log_dir.fatal("sync directory", dir))?;
+        }
         let next = Segment::create(&**self.log_dir.disk(), &self.dir, end)
             .map_err(self.log_dir.fatal("create a segment in", &self.dir))?;
         self.segments.push(next);

@@ -37,6 +37,10 @@ impl FlushState {
     pub(super) fn names_changed(&mut self) {
         self.names += 1;
     }
+
+    pub(super) fn names_dirty(&self) -> bool {
+        self.names != self.names_synced
+    }
 }
 
 /// What has to be synced to make a log durable up to an offset.
@@ -94,7 +98,7 @@ impl PartitionLog {
     /// What has to be synced to make the whole log durable; `None` when it is.
     #[must_use]
     pub fn prepare_flush(&self) -> Option<FlushPlan> {
-        let names = (self.flush.names != self.flush.names_synced).then_some(self.flush.names);
+        let names = self.flush.names_dirty().then_some(self.flush.names);
         let dirty = self.segments.iter().filter(|segment| segment.end > self.flush.recovery_point);
         let files: Vec<_> = dirty.map(|segment| (segment.base, Arc::clone(&segment.file))).collect();
         if files.is_empty() && names.is_none() {

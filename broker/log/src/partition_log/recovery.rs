@@ -81,7 +81,7 @@ impl PartitionLog {
         log.load_limit(options.recovery_point)?;
         let bases = log.segment_bases()?;
         let stored = LeaderEpochs::load(log_dir, dir)?;
-        let scanned = log.load_segments(&bases, &options, &mut report)?;
+        let scanned = log.load_segments(&bases, &options, stored.as_ref(), &mut report)?;
         if log.segments.is_empty() {
             log.begin_at(options.log_start)?;
         }
@@ -134,6 +134,7 @@ impl PartitionLog {
         &mut self,
         bases: &[Offset],
         options: &OpenOptions,
+        stored: Option<&LeaderEpochs>,
         report: &mut RecoveryReport,
     ) -> Result<LeaderEpochs, LogError> {
         let mut seen = LeaderEpochs::default();
@@ -157,7 +158,7 @@ impl PartitionLog {
             let next = bases.get(number + 1);
             let verify = !options.clean_shutdown && next.is_none_or(|next| *next > self.flush.recovery_point);
             if verify || !segment.load_index(&self.log_dir, &self.dir) {
-                self.scan_segment(&mut segment, verify, &mut seen, report)?;
+                self.scan_segment(&mut segment, verify, stored, &mut seen, report)?;
                 if report.cut.is_some() {
                     sound = number + 1;
                 }
@@ -184,6 +185,7 @@ impl PartitionLog {
         &self,
         segment: &mut Segment,
         verify: bool,
+        stored: Option<&LeaderEpochs>,
         seen: &mut LeaderEpochs,
         report: &mut RecoveryReport,
     ) -> Result<(), LogError> {
@@ -206,6 +208,12 @@ impl PartitionLog {
             }
             if header.partition_leader_epoch < epoch {
                 break Some(format!("leader epoch {} after {epoch}", header.partition_leader_epoch));
+            }
+            // The checksum does not cover the epoch, but each was stored before its first batch was written.
+            if let Some(known) = stored.and_then(|stored| stored.epoch_at(header.base_offset))
+                && known != header.partition_leader_epoch
+            {
+                break Some(format!("leader epoch {} where {known} was noted", header.partition_leader_epoch));
             }
             epoch = header.partition_leader_epoch;
             seen.assign(epoch, header.base_offset);
@@ -256,7 +264,9 @@ impl PartitionLog {
     ) -> Result<(), LogError> {
         let end = self.log_end();
         let mut changed = false;
-        let mut epochs = match stored {
+        // A log start that was never checkpointed may lie below the first entry: then the file knows too little.
+        let reaches = |epochs: &LeaderEpochs| epochs.epoch_at(self.log_start).is_some() || end == self.log_start;
+        let mut epochs = match stored.filter(reaches) {
             Some(epochs) => epochs,
             None => {
                 report.rebuilt_epochs = end > self.segments[0].base;

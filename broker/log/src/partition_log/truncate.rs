@@ -8,7 +8,7 @@ use chronik_model::Offset;
 
 use super::PartitionLog;
 use crate::error::LogError;
-use crate::leader_epoch::LeaderEpochs;
+use crate::leader_epoch::{self, LeaderEpochs};
 use crate::producer_state::ProducerStates;
 use crate::segment::{SCAN_CHUNK, Segment, parse_name, segment_path};
 
@@ -95,18 +95,24 @@ impl PartitionLog {
         self.log_dir.check()?;
         self.lower_recovery_point(Offset(0), self.flush.recovery_point)?;
         self.remove_snapshots_above(Offset(-1))?;
+        // Without the file a restart reads the epochs off whatever batches it finds, so it must go first.
+        self.remove_if_there(&format!("{}/{}", self.dir, leader_epoch::FILE))?;
+        let disk = std::sync::Arc::clone(self.log_dir.disk());
+        let fatal = |operation| self.log_dir.fatal(operation, &self.dir);
         while let Some(last) = self.segments.pop() {
+            if self.segments.is_empty() {
+                // The first goes only when the others are gone for good: what is left never begins late.
+                disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
+            }
             self.remove_segment_files(&last)?;
         }
-        let fatal = |operation| self.log_dir.fatal(operation, &self.dir);
-        let disk = self.log_dir.disk();
         disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
-        self.segments.push(Segment::create(&**disk, &self.dir, offset).map_err(fatal("create a segment in"))?);
+        self.segments.push(Segment::create(&*disk, &self.dir, offset).map_err(fatal("create a segment in"))?);
         disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
         self.log_start = offset;
         self.epochs.clear();
         self.producers = ProducerStates::default();
-        self.epochs.store(&self.log_dir, &self.dir)
+        Ok(())
     }
 
     /// Raises the log start offset (deleted records, or the leader's log start) and deletes the segments below it. The
