@@ -156,7 +156,8 @@ fn the_leader_refuses_what_kafka_refuses_and_changes_nothing() {
     let marker = patch(21, &0x20_i16.to_be_bytes(), true);
     log.append_as_leader(&[marker], LeaderEpoch(1), NOW, AppendOrigin::Coordinator).unwrap();
     assert_eq!(log.log_end(), at(1), "the broker itself may write control batches");
-    let stale = log.append_as_leader(&[good.clone()], LeaderEpoch(0), NOW, AppendOrigin::Client).unwrap_err();
+    let stale =
+        log.append_as_leader(std::slice::from_ref(&good), LeaderEpoch(0), NOW, AppendOrigin::Client).unwrap_err();
     assert_eq!(stale.code(), ErrorCode::FencedLeaderEpoch);
 }
 
@@ -166,7 +167,7 @@ fn log_append_time_rewrites_the_header_and_keeps_the_payload() {
     let mut log = open(&disk);
     log.set_config(LogConfig { timestamp_type: TimestampType::LogAppendTime, ..config() });
     let sent = batch_at(5, &["a", "b"]);
-    let info = append(&mut log, &[sent.clone()], 4).unwrap();
+    let info = append(&mut log, std::slice::from_ref(&sent), 4).unwrap();
     assert_eq!(info.log_append_time, Some(NOW));
     let stored = log.read_bytes(at(0), 1_000, at(2)).unwrap();
     let header = find_batch(&stored).expect("the checksum was computed anew");
@@ -230,7 +231,7 @@ fn producers_are_remembered_across_rolls_restarts_and_truncations() {
         let options = OpenOptions { recovery_point, clean_shutdown: clean, ..OpenOptions::default() };
         let (mut log, _) = open_with(&log_dir(disk.clone()), options);
         assert_eq!(log.producers().get(ProducerId(7)), Some(&known), "clean {clean}");
-        let info = append(&mut log, &[retry.clone()], 1).unwrap();
+        let info = append(&mut log, std::slice::from_ref(&retry), 1).unwrap();
         assert!(info.duplicate);
         assert_eq!((info.first_offset, log.log_end()), (at(58), at(60)));
         assert_eq!(

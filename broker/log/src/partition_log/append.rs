@@ -228,8 +228,8 @@ impl PartitionLog {
         let end = self.log_end();
         self.active().store_index(&self.log_dir, &self.dir);
         self.store_snapshot();
-        // Were a later segment to survive a crash that an earlier one does not, the log would seem to begin there.
-        if self.flush.names_dirty() {
+        // Were a later segment to survive a crash that the first one does not, the log would seem to begin there.
+        if self.segments.len() == 1 && self.flush.names_dirty() {
             let dir = &self.dir;
             self.log_dir.disk().sync_dir(dir).map_err(self.log_dir.fatal("sync directory", dir))?;
         }
