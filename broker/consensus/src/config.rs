@@ -130,10 +130,10 @@ impl Config {
             "less than raft.compact.entries",
         )?;
         check(
-            (16 << 10..=1 << 30).contains(&self.segment_bytes),
+            (4 << 10..=1 << 30).contains(&self.segment_bytes),
             "raft.segment.bytes",
             &self.segment_bytes,
-            "16 KiB to 1 GiB",
+            "4 KiB to 1 GiB",
         )?;
         check(
             (1 << 10..=2 << 30).contains(&self.max_snapshot_bytes),

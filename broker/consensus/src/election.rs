@@ -47,14 +47,14 @@ pub(crate) struct Election {
 }
 
 impl Election {
-    pub(crate) fn new(seed: u64, me: u64, election_tick: usize, heartbeat_tick: usize) -> Self {
+    pub(crate) fn new(seed: u64, me: u64, term: u64, election_tick: usize, heartbeat_tick: usize) -> Self {
         let rng = SplitMix64::new(seed ^ me.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut election = Self {
             rng,
             election_tick,
             heartbeat_tick,
             timeout: 0,
-            drawn_for: (0, Role::Follower, None),
+            drawn_for: (term, Role::Follower, None),
             connected: BTreeSet::new(),
             attempts: ATTEMPTS,
             next_attempt: None,
@@ -171,13 +171,13 @@ mod tests {
 
     #[test]
     fn the_lowest_connected_voter_campaigns_as_soon_as_a_majority_is_connected() {
-        let mut one = Election::new(7, 1, 10, 3);
+        let mut one = Election::new(7, 1, 5, 10, 3);
         assert!(!one.due(view(1, 0)), "alone");
         one.peer_connected(view(1, 0), 3, None);
         assert!(one.due(view(1, 0)));
         assert!(!one.due(view(1, 0)), "once");
 
-        let mut two = Election::new(7, 2, 10, 3);
+        let mut two = Election::new(7, 2, 5, 10, 3);
         two.peer_connected(view(2, 0), 1, None);
         assert!(!two.due(view(2, 0)));
         assert!(!two.due(view(2, 1)));
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_leader_known_to_a_peer_or_to_us_keeps_the_shortcut_shut() {
-        let mut election = Election::new(7, 1, 10, 3);
+        let mut election = Election::new(7, 1, 5, 10, 3);
         election.peer_connected(view(1, 0), 2, Some(3));
         assert!((0..10).all(|tick| !election.due(view(1, tick))));
 
-        let mut election = Election::new(7, 1, 10, 3);
+        let mut election = Election::new(7, 1, 5, 10, 3);
         let led = View { leader: Some(2), ..view(1, 0) };
         election.observe(led);
         election.peer_connected(led, 2, Some(2));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_certainly_gone_is_replaced_at_once() {
-        let mut election = Election::new(7, 1, 10, 3);
+        let mut election = Election::new(7, 1, 5, 10, 3);
         election.peer_connected(view(1, 0), 2, None);
         election.peer_connected(view(1, 0), 3, None);
         election.observe(View { leader: Some(3), term: 6, ..view(1, 0) });
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_timeouts_within_one_and_two_election_ticks() {
         let draws = |seed| {
-            let mut election = Election::new(seed, 1, 10, 3);
+            let mut election = Election::new(seed, 1, 5, 10, 3);
             (0..50)
                 .map(|term| {
                     election.observe(View { term: 10 + term, ..view(1, 0) });

@@ -123,8 +123,8 @@ impl<D: Disk + Clone> Replica<D> {
             Some(StateImage { index: RaftIndex(metadata.index), term: Term(metadata.term), data: s.data })
         });
         let recovered = Recovered { image, membership: membership.clone(), term };
-        let replica = Self {
-            election: Election::new(config.seed, me, config.election_tick, config.heartbeat_tick),
+        let mut replica = Self {
+            election: Election::new(config.seed, me, term.0, config.election_tick, config.heartbeat_tick),
             reads: Reads::new(me, config.incarnation),
             node,
             membership,
@@ -141,6 +141,8 @@ impl<D: Disk + Clone> Replica<D> {
             last_error: None,
             config,
         };
+        // A lone voter need not wait for anybody.
+        replica.consider_election();
         Ok((replica, recovered))
     }
 

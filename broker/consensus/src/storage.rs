@@ -62,9 +62,11 @@ pub(crate) struct Store<D> {
     base: Position,
     /// The image in force; (0, 0) for a joiner that has none yet.
     image: Position,
+    /// Members in the image: raft refuses an image that does not name its receiver.
+    image_members: ConfState,
     hard: HardState,
     members: (u64, ConfState),
-    /// A peer asked for a newer image than there is, or the image cannot be read.
+    /// A peer needs a newer image than there is (it is not named in it, say), or the image cannot be read.
     image_wanted: Cell<bool>,
     read_problem: RefCell<Option<String>>,
 }
@@ -94,6 +96,7 @@ impl<D: Disk + Clone> Store<D> {
             bytes: 0,
             base: (0, 0),
             image: (0, 0),
+            image_members: ConfState::default(),
             hard: HardState::default(),
             members: (0, ConfState::default()),
             image_wanted: Cell::new(false),
@@ -103,6 +106,9 @@ impl<D: Disk + Clone> Store<D> {
             store.start(start)?
         } else {
             store.replay(records)?
+        }
+        if let Some(members) = store.read_image()?.and_then(|image| image.metadata?.conf_state) {
+            store.image_members = members;
         }
         image::remove_others(&store.disk, &store.dir, store.image)?;
         store.log.remove_until(store.base.0)?;
@@ -132,6 +138,7 @@ impl<D: Disk + Clone> Store<D> {
         self.hard = hard;
         self.base = (index, term);
         self.image = (index, term);
+        self.image_members = state.clone();
         self.members = (index, state);
         Ok(())
     }
@@ -153,6 +160,8 @@ impl<D: Disk + Clone> Store<D> {
         for record in records.into_iter().skip(reset.map_or(0, |at| at + 1)) {
             let Record::Entry(entry) = record else { continue };
             if entry.index <= self.base.0 {
+                // Compacted since, but when it was written it replaced whatever was behind it.
+                self.entries.clear();
                 continue;
             }
             let due = self.base.0 + 1 + self.entries.len() as u64;
@@ -160,15 +169,18 @@ impl<D: Disk + Clone> Store<D> {
                 return Err(corrupted(format!("entries {due} to {} are missing", entry.index - 1)));
             }
             self.entries.truncate((entry.index - self.base.0 - 1) as usize);
-            let before = self.entries.back().map_or(self.base.1, |e| e.term);
-            if entry.term < before {
-                return Err(corrupted(format!("entry {} is of term {}, below {before}", entry.index, entry.term)));
-            }
             // A copy, because the entry aliases its whole segment.
             let entry = Entry { data: entry.data.to_vec().into(), context: entry.context.to_vec().into(), ..entry };
             let index = entry.index;
             let entry = entry.try_into().map_err(|e| corrupted(format!("entry {index}: {e}")))?;
             self.entries.push_back(entry);
+        }
+        let mut before = self.base.1;
+        for entry in &self.entries {
+            if entry.term < before {
+                return Err(corrupted(format!("entry {} is of term {}, below {before}", entry.index, entry.term)));
+            }
+            before = entry.term;
         }
         self.bytes = self.entries.iter().map(entry_bytes).sum();
         let (last, last_term) = self.last();
@@ -233,6 +245,7 @@ impl<D: Disk + Clone> Store<D> {
         if let Some((at, state)) = installed {
             self.base = at;
             self.image = at;
+            self.image_members = state.clone();
             self.members = (at.0, state);
             self.entries.clear();
             self.bytes = 0;
@@ -293,6 +306,7 @@ impl<D: Disk + Clone> Store<D> {
         ])?;
         self.hard = hard;
         self.image = (index, term);
+        self.image_members = self.members.1.clone();
         for entry in self.entries.drain(..(base - self.base.0) as usize) {
             self.bytes -= entry_bytes(&entry);
         }
@@ -426,8 +440,9 @@ impl<D: Disk + Clone> raft::Storage for Store<D> {
         Ok(self.last().0)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        if self.image.0 >= request_index && self.image.0 > 0 {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let named = self.image_members.voters.contains(&to) || self.image_members.learners.contains(&to);
+        if self.image.0 >= request_index && self.image.0 > 0 && named {
             match self.read_image() {
                 Ok(Some(image)) => return Ok(image.into()),
                 Ok(None) => {}

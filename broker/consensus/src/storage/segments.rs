@@ -249,8 +249,18 @@ impl<D: Disk> Segments<D> {
         let head = if starts_segment { header(self.node, segment.number).to_vec() } else { Vec::new() };
         let position = segment.file.len() + head.len() as u64;
         let (frame, pad) = frame_around(Place { segment: segment.number, position }, self.next_batch, &body);
-        segment.file.append(&[&head, &frame, &body, pad]).map_err(failed("appending to", &segment.path))?;
-        segment.file.sync().map_err(failed("syncing", &segment.path))?;
+        let before = segment.file.len();
+        let written = segment
+            .file
+            .append(&[&head, &frame, &body, pad])
+            .map_err(failed("appending to", &segment.path))
+            .and_then(|_| segment.file.sync().map_err(failed("syncing", &segment.path)));
+        if let Err(failure) = written {
+            // After a failed sync the bytes may be readable until the machine stops and gone afterwards: the next
+            // process must not build on them. They were never promised.
+            let _ = segment.file.truncate(before);
+            return Err(failure);
+        }
         if starts_segment {
             self.disk.sync_dir(&self.dir).map_err(failed("syncing", &self.dir))?;
         }

@@ -1,0 +1,220 @@
+//! Forming, failing over, never disturbing.
+
+use chronik_consensus::{Outcome, Role, Start, TransferError};
+use chronik_model::NodeId;
+
+use crate::harness::{Cluster, voters};
+
+#[test]
+fn three_nodes_started_in_any_order_lead_as_soon_as_two_are_connected() {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+        let mut cluster = Cluster::new(7);
+        cluster.add(order[0], &voters(&[1, 2, 3]));
+        cluster.ticks(40);
+        assert_eq!(cluster.leader(), None, "one of three never leads");
+        let before = cluster.status(order[0]);
+        assert_eq!(before.term.0, 5, "pre-vote keeps the term of a lonely node");
+        cluster.add(order[1], &voters(&[1, 2, 3]));
+        cluster.connect_all();
+        let messages = cluster.pump();
+        let leader = cluster.leader().expect("without a tick");
+        assert_eq!(leader, order[0].min(order[1]), "the lowest connected voter");
+        assert!(messages < 30, "{messages} messages");
+        cluster.add(order[2], &voters(&[1, 2, 3]));
+        cluster.connect_all();
+        cluster.ticks(5);
+        assert_eq!(cluster.leader(), Some(leader), "the third joins in silence");
+        let term = cluster.status(leader).term;
+        cluster.ticks(100);
+        for id in [1, 2, 3] {
+            assert_eq!(cluster.status(id).term, term);
+            assert_eq!(cluster.status(id).leader, Some(NodeId(leader)));
+        }
+        cluster.propose_many(leader, 3);
+        cluster.ticks(3);
+        cluster.agreed();
+    }
+}
+
+#[test]
+fn a_single_broker_leads_at_once() {
+    let mut cluster = Cluster::new(1);
+    cluster.add(1, &voters(&[1]));
+    cluster.ticks(1);
+    assert_eq!(cluster.leader(), Some(1));
+    cluster.propose_many(1, 5);
+    assert_eq!(cluster.acknowledged.len(), 5);
+}
+
+#[test]
+fn without_any_news_of_connections_the_timeout_elects_a_leader() {
+    let mut cluster = Cluster::new(3);
+    for id in [1, 2, 3] {
+        cluster.add(id, &voters(&[1, 2, 3]));
+    }
+    cluster.ticks(9);
+    assert_eq!(cluster.leader(), None);
+    cluster.elect();
+}
+
+#[test]
+fn a_killed_leader_is_replaced_without_waiting_for_a_timeout() {
+    for n in [3, 5] {
+        for victim_at in 0..20 {
+            let mut cluster = Cluster::formed(n, victim_at);
+            cluster.ticks(20 + victim_at);
+            let old = cluster.leader().expect("formed");
+            cluster.propose_many(old, 2);
+            cluster.kill(old);
+            cluster.pump();
+            cluster.ticks(1);
+            let new = cluster.leader().unwrap_or_else(|| panic!("{n} nodes: no leader after a tick"));
+            assert_ne!(new, old);
+            cluster.propose_many(new, 2);
+            cluster.restart(old);
+            cluster.connect_all();
+            cluster.ticks(5);
+            assert_eq!(cluster.leader(), Some(new), "the old leader follows");
+            cluster.agreed();
+        }
+    }
+}
+
+#[test]
+fn a_leader_that_restarts_between_two_looks_is_replaced_at_once_too() {
+    let mut cluster = Cluster::formed(3, 5);
+    cluster.ticks(20);
+    let old = cluster.leader().expect("formed");
+    // The process dies and is back before anybody noticed: no refused connection, only a new greeting.
+    let node = cluster.nodes.get_mut(&old).expect("known");
+    node.replica = None;
+    node.disk.kill();
+    cluster.restart(old);
+    cluster.connect_all();
+    cluster.ticks(6);
+    let new = cluster.leader().expect("well before the election timeout");
+    cluster.propose_many(new, 1);
+    cluster.ticks(3);
+    cluster.agreed();
+}
+
+#[test]
+fn losing_a_connection_that_is_not_refused_disturbs_nobody() {
+    let mut cluster = Cluster::formed(3, 9);
+    let leader = cluster.leader().expect("formed");
+    let term = cluster.status(leader).term;
+    for id in [1, 2, 3] {
+        for other in [1, 2, 3] {
+            if id != other {
+                cluster.replica(id).peer_lost(NodeId(other), false);
+                cluster.replica(id).peer_connected(NodeId(other), None);
+            }
+        }
+    }
+    cluster.ticks(50);
+    assert_eq!(cluster.leader(), Some(leader));
+    assert_eq!(cluster.status(leader).term, term);
+}
+
+#[test]
+fn a_follower_that_wrongly_believes_the_leader_gone_does_not_disturb_it() {
+    let mut cluster = Cluster::formed(3, 9);
+    cluster.ticks(10);
+    let leader = cluster.leader().expect("formed");
+    let term = cluster.status(leader).term;
+    let follower = if leader == 3 { 2 } else { 3 };
+    cluster.replica(follower).peer_lost(NodeId(leader), true);
+    cluster.ticks(30);
+    assert_eq!(cluster.leader(), Some(leader));
+    assert_eq!(cluster.status(leader).term, term);
+    assert_eq!(cluster.status(follower).leader, Some(NodeId(leader)));
+}
+
+#[test]
+fn a_partitioned_leader_steps_down_and_its_proposals_are_reported() {
+    let mut cluster = Cluster::formed(3, 11);
+    let old = cluster.leader().expect("formed");
+    cluster.propose_many(old, 1);
+    cluster.isolate(old);
+    let lost = cluster.propose(old).expect("still leads in its own eyes");
+    cluster.pump();
+    cluster.ticks(45);
+    assert_ne!(cluster.status(old).role, Role::Leader, "check_quorum");
+    assert_eq!(cluster.nodes[&old].outcomes.get(&lost), Some(&Outcome::Unknown));
+    let new = cluster.leader().expect("the majority elected");
+    assert_ne!(new, old);
+    cluster.propose_many(new, 3);
+    cluster.heal();
+    cluster.ticks(5);
+    cluster.agreed();
+    assert!(!cluster.acknowledged.contains(&lost));
+    assert_eq!(cluster.leader(), Some(new), "coming back disturbs nobody");
+}
+
+#[test]
+fn leadership_is_handed_over_within_one_exchange() {
+    let mut cluster = Cluster::formed(3, 2);
+    cluster.ticks(5);
+    let old = cluster.leader().expect("formed");
+    let to = cluster.replica(old).transfer_leader(None).expect("somebody is there");
+    cluster.pump();
+    assert_eq!(cluster.leader(), Some(to.0));
+    let back = cluster.replica(to.0).transfer_leader(Some(NodeId(old))).expect("named");
+    cluster.pump();
+    assert_eq!(cluster.leader(), Some(back.0));
+    assert_eq!(cluster.replica(to.0).transfer_leader(None), Err(TransferError::NotLeader { leader: Some(back) }));
+    assert_eq!(cluster.replica(back.0).transfer_leader(Some(NodeId(9))), Err(TransferError::NotVoter(NodeId(9))));
+}
+
+#[test]
+fn a_thread_that_was_not_scheduled_for_seconds_reads_its_messages_before_it_campaigns() {
+    let mut cluster = Cluster::formed(3, 4);
+    let leader = cluster.leader().expect("formed");
+    let term = cluster.status(leader).term;
+    for _ in 0..20 {
+        cluster.now_ms += 5_000;
+        for id in [3, 2, 1] {
+            let now_ms = cluster.now_ms;
+            cluster.replica(id).tick(now_ms);
+        }
+        cluster.pump();
+    }
+    assert_eq!(cluster.status(leader).term, term);
+    assert_eq!(cluster.leader(), Some(leader));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let mut cluster = Cluster::new(seed);
+        for id in [1, 2, 3] {
+            cluster.add(id, &voters(&[1, 2, 3]));
+        }
+        let mut trace = Vec::new();
+        for step in 0..300u64 {
+            cluster.ticks(1);
+            if step % 60 == 30
+                && let Some(leader) = cluster.leader()
+            {
+                cluster.isolate(leader);
+            }
+            if step % 60 == 59 {
+                cluster.cut.clear();
+            }
+            trace.push([1, 2, 3].map(|id| (cluster.status(id).term, cluster.status(id).role)));
+        }
+        trace
+    };
+    assert_eq!(run(1), run(1));
+    assert!((2..6).any(|seed| run(seed) != run(1)), "the seed matters");
+}
+
+#[test]
+fn a_joiner_without_members_never_campaigns() {
+    let mut cluster = Cluster::new(1);
+    cluster.add(4, &Start::Join);
+    cluster.ticks(100);
+    assert_eq!(cluster.leader(), None);
+    assert_eq!(cluster.status(4).elections_started, 0);
+    assert_eq!(cluster.status(4).term.0, 0);
+}

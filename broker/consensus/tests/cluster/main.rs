@@ -1,0 +1,8 @@
+//! Stories of small clusters in memory: real replicas and storage, message queues for a network, hostile disks.
+
+mod chaos;
+mod durability;
+mod election;
+mod harness;
+mod membership;
+mod replication;
