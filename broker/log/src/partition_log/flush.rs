@@ -4,8 +4,9 @@
 //! [`Committer`](crate::Committer)) syncs them; under the lock again [`PartitionLog::complete_flush`] moves the recovery
 //! point. A truncation in between makes the plan void.
 //!
-//! The recovery point that the server keeps in its checkpoint can be newer than a truncation. So a truncation below it
-//! first writes a limit next to the log, which recovery obeys, until the log is durable up to the old point again.
+//! The recovery point that the server keeps in its checkpoint can be newer than a truncation. So every truncation first
+//! writes a limit next to the log, which recovery obeys, until the log is durable up to the old point again. Recovery
+//! that finds a limit also syncs first: the truncation may have been seen by this run without being durable.
 
 use std::io;
 use std::sync::Arc;
@@ -36,6 +37,10 @@ pub(super) struct FlushState {
 impl FlushState {
     pub(super) fn names_changed(&mut self) {
         self.names += 1;
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
     }
 
     pub(super) fn names_dirty(&self) -> bool {
@@ -170,7 +175,7 @@ impl PartitionLog {
         let old = self.flush.limit;
         let needed_to = old.map_or(checkpointed, |(_, needed_to)| needed_to.max(checkpointed));
         self.flush.recovery_point = self.flush.recovery_point.min(offset);
-        if needed_to <= offset || old.is_some_and(|(limit, needed)| limit <= offset && needed == needed_to) {
+        if old.is_some_and(|(limit, needed)| limit <= offset && needed == needed_to) {
             return Ok(());
         }
         let limit = old.map_or(offset, |(limit, _)| limit.min(offset));

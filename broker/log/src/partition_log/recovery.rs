@@ -82,6 +82,9 @@ impl PartitionLog {
         let bases = log.segment_bases()?;
         let stored = LeaderEpochs::load(log_dir, dir)?;
         let scanned = log.load_segments(&bases, &options, stored.as_ref(), &mut report)?;
+        if log.flush.is_limited() {
+            log.sync_truncation()?;
+        }
         if log.segments.is_empty() {
             log.begin_at(options.log_start)?;
         }
@@ -237,6 +240,16 @@ impl PartitionLog {
             last.file.sync().map_err(self.log_dir.fatal("sync", &path))?;
         }
         self.remove_index(last.base)
+    }
+
+    /// The last run may have died, or failed to sync, in a truncation whose effect this run sees: what was cut must
+    /// not come back after something else was appended in its place.
+    fn sync_truncation(&self) -> Result<(), LogError> {
+        if let Some(last) = self.segments.last() {
+            let path = segment_path(&self.dir, last.base, "log");
+            last.file.sync().map_err(self.log_dir.fatal("sync", &path))?;
+        }
+        self.log_dir.disk().sync_dir(&self.dir).map_err(self.log_dir.fatal("sync directory", &self.dir))
     }
 
     fn begin_at(&mut self, offset: Offset) -> Result<(), LogError> {
