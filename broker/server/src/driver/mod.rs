@@ -1,1 +1,177 @@
-//! Raft thread.
+//! Drives the metadata quorum: the Raft thread, everything that proposes to it, and this broker's own life in the cluster.
+//!
+//! [`raft_thread`] owns the replica and applies what is committed to [`Shared::state`]. [`inbox`] is the only way to
+//! it; the transport fills it too. [`meta_client`] proposes and waits, here or at the leader. [`control`] answers the
+//! questions of other brokers. [`heartbeat`] registers this broker, keeps its session and lets it go in order; [`join`]
+//! makes a broker that founded nothing a member.
+//!
+//! What never happens: the Raft thread waits for anybody but its disk; metadata changes on another way than a committed
+//! entry; a proposal is applied twice.
+
+pub mod changes;
+pub mod clock;
+pub mod control;
+pub mod heartbeat;
+pub mod inbox;
+pub mod join;
+pub mod meta_client;
+pub mod raft_thread;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use chronik_consensus::{NodeStatus, Role};
+use chronik_core::controller::MetadataState;
+use chronik_model::{BrokerEpoch, ClusterId, IncarnationId, NodeId, RaftIndex};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use changes::ChangeFeed;
+
+/// Who leads, as this broker knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leadership {
+    /// The leader; itself when leading.
+    pub leader: Option<NodeId>,
+    /// Current term.
+    pub term: u64,
+    /// What this broker is.
+    pub role: Role,
+}
+
+/// What the Raft thread shares with everybody else. Written by the Raft thread alone, but for what is marked.
+#[derive(Debug)]
+pub struct Shared {
+    /// This broker.
+    pub node: NodeId,
+    /// This run of its process.
+    pub incarnation: IncarnationId,
+    /// Voters this broker was founded with; empty for a joiner.
+    pub bootstrap_voters: Vec<NodeId>,
+    /// The committed metadata.
+    pub state: RwLock<MetadataState>,
+    /// Last applied index; changes after the state did.
+    pub applied: watch::Sender<RaftIndex>,
+    /// Who leads.
+    pub leadership: watch::Sender<Leadership>,
+    /// The replica's own account, at most a tick old; `None` before the thread runs.
+    pub status: ArcSwapOption<NodeStatus>,
+    /// Changes for the replica manager.
+    pub changes: ChangeFeed,
+    /// Why the replica stopped, if it did.
+    pub failure: Mutex<Option<String>>,
+    /// Counters.
+    pub counters: Counters,
+    /// The epoch of this broker's registration; written by [`heartbeat`].
+    epoch: AtomicI64,
+    /// Our cluster, when known; written by `startup` and [`join`].
+    pub cluster_id: RwLock<Option<ClusterId>>,
+    /// Another process seems to have our node id.
+    pub twin: Mutex<Option<Twin>>,
+}
+
+/// Another process with our node id, as peers tell. A peer may take the connection of our own dead predecessor for one
+/// until its keepalive notices, so only a lasting complaint counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Twin {
+    /// Names both addresses.
+    pub message: String,
+    /// First and last complaint, monotonic.
+    pub seen_ms: (u64, u64),
+}
+
+/// Counters of the Raft thread.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Entries applied since the start.
+    pub entries_applied: AtomicU64,
+    /// Leader changes seen.
+    pub leader_changes: AtomicU64,
+    /// Proposals waiting for their result.
+    pub pending_proposals: AtomicU64,
+    /// When the oldest of them was made, monotonic; 0 = none.
+    pub oldest_proposal_ms: AtomicU64,
+    /// Numbers of proposals of this run.
+    pub proposals: AtomicU64,
+}
+
+impl Shared {
+    /// State before anything was recovered.
+    #[must_use]
+    pub fn new(node: NodeId, incarnation: IncarnationId, bootstrap_voters: Vec<NodeId>) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            incarnation,
+            bootstrap_voters,
+            state: RwLock::new(MetadataState::new()),
+            applied: watch::Sender::new(RaftIndex(0)),
+            leadership: watch::Sender::new(Leadership { leader: None, term: 0, role: Role::Follower }),
+            status: ArcSwapOption::empty(),
+            changes: ChangeFeed::default(),
+            failure: Mutex::default(),
+            counters: Counters::default(),
+            epoch: AtomicI64::new(BrokerEpoch::NONE.0),
+            cluster_id: RwLock::default(),
+            twin: Mutex::default(),
+        })
+    }
+
+    /// The epoch of this broker's registration.
+    #[must_use]
+    pub fn broker_epoch(&self) -> BrokerEpoch {
+        BrokerEpoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_broker_epoch(&self, epoch: BrokerEpoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// A peer refused us because of another process with our node id.
+    fn twin_seen(&self, message: String) {
+        let now = clock::mono_ms();
+        let mut twin = self.twin.lock();
+        let first = twin.as_ref().map_or(now, |twin| twin.seen_ms.0);
+        *twin = Some(Twin { message, seen_ms: (first, now) });
+    }
+
+    /// The lasting complaint about another process with our node id, if there is one.
+    #[must_use]
+    pub fn lasting_twin(&self) -> Option<String> {
+        const LASTING_MS: u64 = 12_000;
+        let twin = self.twin.lock();
+        twin.as_ref().filter(|twin| twin.seen_ms.1 - twin.seen_ms.0 >= LASTING_MS).map(|twin| twin.message.clone())
+    }
+
+    /// Whether the metadata knows this run of this broker as unfenced.
+    #[must_use]
+    pub fn is_unfenced(&self) -> bool {
+        let epoch = self.broker_epoch();
+        self.state.read().broker(self.node).is_some_and(|broker| broker.epoch == epoch && !broker.fenced)
+    }
+
+    /// Why this broker is not ready for clients, if so.
+    ///
+    /// # Errors
+    /// What is missing, in one sentence.
+    pub fn ready(&self) -> Result<(), String> {
+        if let Some(failure) = &*self.failure.lock() {
+            return Err(format!("the metadata replica has stopped: {failure}"));
+        }
+        let leadership = *self.leadership.borrow();
+        if leadership.leader.is_none() {
+            return Err("no leader of the metadata quorum is known".into());
+        }
+        let state = self.state.read();
+        let epoch = self.broker_epoch();
+        match state.broker(self.node) {
+            _ if epoch == BrokerEpoch::NONE => Err("not registered yet".into()),
+            None => Err("not registered yet".into()),
+            Some(broker) if broker.epoch != epoch => Err("the registration is not applied yet".into()),
+            Some(broker) if broker.fenced => Err("fenced: the leader has not let this broker in yet".into()),
+            Some(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! This broker's life in the cluster: registered by a committed record, kept alive by heartbeats, let go in order.
+//!
+//! `startup` calls [`Lifecycle::register`] once the local replica is a member, spawns [`Lifecycle::run`], and at a signal calls
+//! [`Lifecycle::leave`]. The leader judges ([`chronik_core::controller::Liveness`]); this side only reports. A broker
+//! whose registration belongs to another process stops: two processes must never act for one node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, RegisterBroker};
+use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId};
+use tokio::sync::watch;
+
+use super::Shared;
+use super::clock::{mono_ms, wall_ms};
+use super::inbox::Input;
+use super::meta_client::Meta;
+use crate::config::LifecycleConfig;
+use crate::peer::proto::{self, heartbeat_reply};
+use crate::replication::meta::ProposeError;
+
+/// Longest wait for one registration attempt.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// Pause before another attempt.
+const RETRY: Duration = Duration::from_millis(100);
+/// Time between heartbeats while something is expected of the leader: unfencing, or permission to stop.
+const EAGER: Duration = Duration::from_millis(50);
+
+/// Why this process must not go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fatal {
+    /// Another process acts for this node.
+    #[error("another process is broker {node}: {detail}")]
+    Superseded {
+        /// This node.
+        node: NodeId,
+        /// Both addresses.
+        detail: String,
+    },
+    /// The cluster is another one.
+    #[error("the cluster refuses this broker: {0}")]
+    Refused(String),
+    /// The metadata replica has stopped.
+    #[error("the metadata replica has stopped")]
+    Stopped,
+}
+
+/// What is registered.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Our cluster.
+    pub cluster_id: ClusterId,
+    /// Our log directory.
+    pub directory: DirectoryId,
+    /// Where we are reached.
+    pub endpoints: Endpoints,
+    /// Our failure domain.
+    pub rack: Option<String>,
+    /// The epoch in the clean-shutdown marker (R11).
+    pub previous_epoch: BrokerEpoch,
+}
+
+/// Answers whether our log directory is offline.
+pub type OfflineCheck = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// This broker's membership.
+#[derive(Clone)]
+pub struct Lifecycle {
+    meta: Meta,
+    config: LifecycleConfig,
+    registration: Registration,
+    offline: OfflineCheck,
+    wants_shutdown: Arc<watch::Sender<bool>>,
+    may_stop: Arc<watch::Sender<bool>>,
+}
+
+impl std::fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lifecycle").field("registration", &self.registration).finish_non_exhaustive()
+    }
+}
+
+/// What the leader said.
+enum Answer {
+    Ok { fenced: bool, may_shut_down: bool },
+    Stale { epoch: BrokerEpoch, address: String, other_process: bool },
+    Nothing,
+}
+
+impl Lifecycle {
+    /// A broker that is not registered yet.
+    #[must_use]
+    pub fn new(meta: Meta, config: LifecycleConfig, registration: Registration, offline: OfflineCheck) -> Self {
+        Self {
+            meta,
+            config,
+            registration,
+            offline,
+            wants_shutdown: Arc::new(watch::Sender::new(false)),
+            may_stop: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.meta.shared()
+    }
+
+    /// Registers until the registration is committed and applied here. `progress` is told what it waits for.
+    ///
+    /// # Errors
+    /// When this process must not go on.
+    pub async fn register(&self, progress: impl Fn(String)) -> Result<BrokerEpoch, Fatal> {
+        let node = self.shared().node;
+        // The session of a predecessor has to expire first.
+        let patience = 3 * self.config.session_timeout_ms + 10_000;
+        let begin = mono_ms();
+        loop {
+            if let Some(detail) = self.shared().lasting_twin() {
+                return Err(Fatal::Superseded { node, detail });
+            }
+            let command = RegisterBroker {
+                node,
+                incarnation: self.shared().incarnation,
+                directories: vec![self.registration.directory],
+                cluster_id: self.registration.cluster_id.clone(),
+                endpoints: self.registration.endpoints.clone(),
+                rack: self.registration.rack.clone(),
+                previous_broker_epoch: self.registration.previous_epoch,
+                software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            match self.meta.run(command.into(), ATTEMPT).await {
+                Ok(CommandResult::Registered(epoch)) => {
+                    self.shared().set_broker_epoch(epoch);
+                    return Ok(epoch);
+                }
+                Ok(CommandResult::Error(error)) if error.code == ErrorCode::DuplicateBrokerRegistration => {
+                    progress(error.message.clone());
+                    if mono_ms() > begin + patience {
+                        let detail = format!("{} (this process is at {})", error.message, self.address());
+                        return Err(Fatal::Superseded { node, detail });
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+                Ok(CommandResult::Error(error)) => return Err(Fatal::Refused(error.message)),
+                Ok(other) => return Err(Fatal::Refused(format!("unexpected answer to a registration: {other:?}"))),
+                Err(ProposeError::TimedOut) => progress("waiting for the metadata quorum".into()),
+                Err(ProposeError::Refused(problem)) => return Err(Fatal::Refused(problem)),
+                Err(ProposeError::Stopped) => return Err(Fatal::Stopped),
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        let control = &self.registration.endpoints.control;
+        format!("{}:{}", control.host, control.port)
+    }
+
+    /// Sends heartbeats until dropped.
+    ///
+    /// # Errors
+    /// When this process must not go on.
+    pub async fn run(&self) -> Fatal {
+        let mut leadership = self.shared().leadership.subscribe();
+        let mut wants_shutdown = self.wants_shutdown.subscribe();
+        loop {
+            let leader = leadership.borrow_and_update().leader;
+            let leaving = *wants_shutdown.borrow_and_update();
+            let mut pause = Duration::from_millis(self.config.heartbeat_interval_ms);
+            match self.beat(leader, leaving).await {
+                Answer::Ok { fenced, may_shut_down } => {
+                    if may_shut_down {
+                        self.may_stop.send_replace(true);
+                    }
+                    if fenced || (leaving && !may_shut_down) {
+                        pause = pause.min(EAGER);
+                    }
+                }
+                Answer::Stale { epoch, address, other_process: true } => {
+                    let detail = format!("one is registered at {address} with epoch {epoch}, this one is at {}", self.address());
+                    return Fatal::Superseded { node: self.shared().node, detail };
+                }
+                Answer::Stale { .. } => {
+                    tracing::warn!("the leader does not know this registration: registering again");
+                    match self.register(|waits| tracing::info!(waits, "registering again")).await {
+                        Ok(epoch) => tracing::info!(%epoch, "registered again"),
+                        Err(fatal) => return fatal,
+                    }
+                    continue;
+                }
+                Answer::Nothing => pause = pause.min(EAGER * 2),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = leadership.wait_for(|l| l.leader != leader) => {}
+                _ = wants_shutdown.wait_for(|wants| *wants != leaving) => {}
+            }
+        }
+    }
+
+    async fn beat(&self, leader: Option<NodeId>, leaving: bool) -> Answer {
+        let Some(leader) = leader else { return Answer::Nothing };
+        let shared = self.shared();
+        let offline_dirs = if (self.offline)() { vec![self.registration.directory] } else { Vec::new() };
+        let (node, broker_epoch, applied) = (shared.node, shared.broker_epoch(), *shared.applied.borrow());
+        if leader == node {
+            let heartbeat = Heartbeat { node, broker_epoch, applied, wants_shutdown: leaving, offline_dirs };
+            let Ok(answer) = self.meta.inbox().ask(|reply| Input::Heartbeat(heartbeat, reply)) else {
+                return Answer::Nothing;
+            };
+            return match answer.await {
+                Ok(Some(reply)) if reply.stale_epoch => self.stale_here(),
+                Ok(Some(reply)) => Answer::Ok { fenced: reply.fenced, may_shut_down: reply.may_shut_down },
+                Ok(None) | Err(_) => Answer::Nothing,
+            };
+        }
+        let request = proto::HeartbeatRequest {
+            cluster_id: self.registration.cluster_id.as_str().to_owned(),
+            node: node.0,
+            incarnation: bytes::Bytes::copy_from_slice(&shared.incarnation.0),
+            broker_epoch: broker_epoch.0,
+            applied: applied.0,
+            wants_shutdown: leaving,
+            offline_directories: offline_dirs.iter().map(|d| bytes::Bytes::copy_from_slice(&d.0)).collect(),
+            wall_ms: wall_ms(),
+        };
+        let timeout = Duration::from_millis(self.config.session_timeout_ms / 2);
+        match self.meta.control().heartbeat(leader, request, timeout).await.map(|reply| reply.outcome) {
+            Ok(Some(heartbeat_reply::Outcome::Ok(ok))) => {
+                Answer::Ok { fenced: ok.fenced, may_shut_down: ok.may_shut_down }
+            }
+            Ok(Some(heartbeat_reply::Outcome::Stale(stale))) => {
+                let other_process = stale.incarnation.len() == 16 && stale.incarnation[..] != shared.incarnation.0;
+                Answer::Stale { epoch: BrokerEpoch(stale.current_epoch), address: stale.address, other_process }
+            }
+            Ok(Some(heartbeat_reply::Outcome::NotLeader(_)) | None) => Answer::Nothing,
+            Err(error) => {
+                tracing::debug!(%leader, %error, "heartbeat not answered");
+                Answer::Nothing
+            }
+        }
+    }
+
+    fn stale_here(&self) -> Answer {
+        let shared = self.shared();
+        let state = shared.state.read();
+        match state.broker(shared.node) {
+            Some(broker) => Answer::Stale {
+                epoch: broker.epoch,
+                address: format!("{}:{}", broker.endpoints.control.host, broker.endpoints.control.port),
+                other_process: broker.incarnation != shared.incarnation,
+            },
+            None => Answer::Stale { epoch: BrokerEpoch::NONE, address: String::new(), other_process: false },
+        }
+    }
+
+    /// Leaves in order: leaderships of partitions move, then that of the quorum. Gives up waiting at the configured time.
+    /// Whether the leader gave its permission.
+    pub async fn leave(&self) -> bool {
+        let timeout = Duration::from_millis(self.config.controlled_shutdown_timeout_ms);
+        if self.shared().broker_epoch() == BrokerEpoch::NONE {
+            return false;
+        }
+        self.wants_shutdown.send_replace(true);
+        let mut may_stop = self.may_stop.subscribe();
+        let allowed = tokio::time::timeout(timeout, may_stop.wait_for(|may| *may)).await.is_ok();
+        if !allowed {
+            tracing::warn!("stopping without the leader's permission: leaderships may move only when we are missed");
+        }
+        self.hand_over_quorum().await;
+        allowed
+    }
+
+    async fn hand_over_quorum(&self) {
+        let me = self.shared().node;
+        let mut leadership = self.shared().leadership.subscribe();
+        if leadership.borrow().leader != Some(me) {
+            return;
+        }
+        let Ok(answer) = self.meta.inbox().ask(|reply| Input::Transfer(None, reply)) else { return };
+        match answer.await {
+            Ok(Ok(to)) => {
+                let moved = leadership.wait_for(|l| l.leader.is_some_and(|leader| leader != me));
+                match tokio::time::timeout(Duration::from_secs(2), moved).await {
+                    Ok(_) => tracing::info!(%to, "leadership of the metadata quorum handed over"),
+                    Err(_) => tracing::warn!(%to, "leadership of the metadata quorum was not taken over in time"),
+                }
+            }
+            Ok(Err(error)) => tracing::info!(%error, "leadership of the metadata quorum is not handed over"),
+            Err(_) => {}
+        }
+    }
+}
