@@ -101,6 +101,7 @@ impl<S: Service> Listener<S> {
             id: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed),
             peer,
             software: Mutex::new(None),
+            parked_fetch: Mutex::new(None),
         });
         let connection = Connection::new(
             stream,

@@ -15,13 +15,15 @@ mod tests;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
+
+use crate::replication::waiters::FetchWait;
 
 pub use listener::Listener;
 
@@ -65,6 +67,8 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// Client software name and version, once ApiVersions told them (KIP-511).
     pub software: Mutex<Option<(String, String)>>,
+    /// The fetch that waits, if one does: the next fetch of the connection makes it answer.
+    pub parked_fetch: Mutex<Option<Weak<FetchWait>>>,
 }
 
 /// Bounds of one listener; from the configuration.

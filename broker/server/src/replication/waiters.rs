@@ -2,8 +2,8 @@
 //!
 //! A produce request makes one [`AckWait`] and leaves an [`AckTicket`] in each partition it wrote to; the partition
 //! completes tickets when its high watermark passes or its leadership ends. A fetch makes one [`FetchWait`] and leaves
-//! it with each partition it read; any advance wakes it. The request's own future holds the deadline. A dropped future
-//! leaves entries behind that are skipped and pruned.
+//! it with each partition it read; any advance wakes it. The lists themselves are `chronik-core`'s. The request's own
+//! future holds the deadline; entries of a future that is gone are dropped when their own deadline passes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ pub struct AckWait {
 pub struct AckTicket {
     wait: Weak<AckWait>,
     index: usize,
-    /// The high watermark that completes it.
+    /// The offset after the last record that it stands for.
     pub required: Offset,
 }
 
@@ -53,7 +53,7 @@ impl AckWait {
 }
 
 impl AckTicket {
-    /// Tells the request how it ended.
+    /// Tells the request how it ended. A ticket that is dropped instead stays open until the request's deadline.
     pub fn complete(self, error: ErrorCode) {
         let Some(wait) = self.wait.upgrade() else { return };
         wait.results.lock().push((self.index, error));
@@ -62,11 +62,6 @@ impl AckTicket {
         }
     }
 
-    /// Whether nobody waits any more.
-    #[must_use]
-    pub fn is_abandoned(&self) -> bool {
-        self.wait.strong_count() == 0
-    }
 }
 
 /// Future of [`AckWait::all`].
@@ -89,6 +84,7 @@ impl Future for AllAcks {
 #[derive(Debug, Default)]
 pub struct FetchWait {
     woken: AtomicBool,
+    hurried: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -97,6 +93,18 @@ impl FetchWait {
     pub fn wake(&self) {
         self.woken.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Wakes the fetch and makes it answer with what there is: the next request of its connection has come.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether it has to answer now.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire)
     }
 
     /// Completes at the next wake, or at once when one came since the last time.
@@ -115,39 +123,6 @@ impl Future for Woken {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.0.waker.register(cx.waker());
         if self.0.woken.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-/// The fetches that wait for one partition to advance.
-#[derive(Debug, Default)]
-pub struct FetchWaiters {
-    waiting: Vec<Weak<FetchWait>>,
-    prune_at: usize,
-}
-
-impl FetchWaiters {
-    /// Adds `wait`, to be woken once.
-    pub fn add(&mut self, wait: &Arc<FetchWait>) {
-        if self.waiting.len() >= self.prune_at.max(16) {
-            self.waiting.retain(|waiting| waiting.strong_count() > 0);
-            self.prune_at = self.waiting.len() * 2;
-        }
-        self.waiting.push(Arc::downgrade(wait));
-    }
-
-    /// Wakes all.
-    pub fn wake_all(&mut self) {
-        for wait in self.waiting.drain(..) {
-            if let Some(wait) = wait.upgrade() {
-                wait.wake();
-            }
-        }
-    }
-
-    /// Whether none waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
     }
 }
 
@@ -171,19 +146,16 @@ mod tests {
     #[tokio::test]
     async fn a_wake_between_two_waits_is_not_lost() {
         let wait = Arc::new(FetchWait::default());
-        let mut waiters = FetchWaiters::default();
-        waiters.add(&wait);
-        waiters.wake_all();
+        wait.wake();
         wait.woken().await;
-        assert!(waiters.is_empty());
     }
 
-    #[test]
-    fn entries_of_fetches_that_are_gone_do_not_pile_up() {
-        let mut waiters = FetchWaiters::default();
-        for _ in 0..10_000 {
-            waiters.add(&Arc::new(FetchWait::default()));
-        }
-        assert!(waiters.waiting.len() <= 32, "{}", waiters.waiting.len());
+    #[tokio::test]
+    async fn a_hurried_fetch_does_not_wait_again() {
+        let wait = Arc::new(FetchWait::default());
+        assert!(!wait.is_hurried());
+        wait.hurry();
+        wait.woken().await;
+        assert!(wait.is_hurried());
     }
 }

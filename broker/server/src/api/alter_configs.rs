@@ -1,0 +1,56 @@
+//! AlterConfigs: replaces all settings of a resource (superseded by IncrementalAlterConfigs).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chronik_core::controller::{AlterConfigs, Command, ConfigChange, ConfigOp};
+use chronik_model::ErrorCode;
+use chronik_wire::messages::alter_configs::{
+    AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse,
+};
+
+use super::admin::propose_or_try;
+use super::errors::Refusal;
+use super::{Api, Call, Outcome, configs, owned, timeout_of};
+
+pub(super) fn handle(api: &Arc<Api>, _: &Call, request: AlterConfigsRequest) -> Outcome<AlterConfigsResponse> {
+    let api = Arc::clone(api);
+    Outcome::Ordered(Box::pin(async move {
+        let mut seen = BTreeSet::new();
+        let mut responses = Vec::with_capacity(request.resources.len());
+        for resource in &request.resources {
+            let first = seen.insert((resource.resource_type, resource.resource_name.clone()));
+            let outcome = match command(resource, first) {
+                Ok(command) => {
+                    propose_or_try(&api, command, timeout_of(30_000), request.validate_only).await.map(|_| ())
+                }
+                Err(refusal) => Err(refusal),
+            };
+            let refusal = outcome.err();
+            responses.push(AlterConfigsResourceResponse {
+                error_code: refusal.as_ref().map_or(ErrorCode::None, |refusal| refusal.code).code(),
+                error_message: refusal.map(|refusal| refusal.message.into()),
+                resource_type: resource.resource_type,
+                resource_name: resource.resource_name.clone(),
+            });
+        }
+        AlterConfigsResponse { throttle_time_ms: 0, responses }
+    }))
+}
+
+fn command(resource: &AlterConfigsResource, first: bool) -> Result<Command, Refusal> {
+    if !first {
+        return Err(Refusal::new(ErrorCode::InvalidRequest, "the resource is named more than once in the request"));
+    }
+    let changes = resource
+        .configs
+        .iter()
+        .map(|config| ConfigChange {
+            name: config.name.to_string(),
+            op: ConfigOp::Set,
+            value: owned(config.value.as_ref()),
+        })
+        .collect();
+    let resource = configs::resource(resource.resource_type, &resource.resource_name)?;
+    Ok(Command::AlterConfigs(AlterConfigs { resource, changes, replace: true }))
+}

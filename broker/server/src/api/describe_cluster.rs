@@ -1,0 +1,35 @@
+//! DescribeCluster: brokers and the cluster id.
+
+use chronik_model::ErrorCode;
+use chronik_wire::messages::describe_cluster::{
+    DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse,
+};
+
+use super::{Api, Call, Outcome};
+
+/// Endpoint type of brokers; 2 would be controllers, which have no Kafka listener here.
+const BROKERS: i8 = 1;
+
+pub(super) fn handle(api: &Api, call: &Call, request: DescribeClusterRequest) -> Outcome<DescribeClusterResponse> {
+    let mut response = DescribeClusterResponse { endpoint_type: request.endpoint_type, ..Default::default() };
+    if call.version >= 1 && request.endpoint_type != BROKERS {
+        response.error_code = ErrorCode::UnsupportedVersion.code();
+        response.error_message = Some("only brokers can be described here, not controllers".into());
+        return Outcome::Done(response);
+    }
+    let state = api.meta.state();
+    response.cluster_id = state.cluster_id().map_or("", |id| id.as_str()).into();
+    response.controller_id = super::metadata::controller_of(&state, api.meta.node());
+    response.brokers = state
+        .brokers()
+        .filter(|broker| !broker.fenced || request.include_fenced_brokers)
+        .map(|broker| DescribeClusterBroker {
+            broker_id: broker.node.0,
+            host: broker.endpoints.kafka.host.as_str().into(),
+            port: i32::from(broker.endpoints.kafka.port),
+            rack: broker.rack.as_deref().map(Into::into),
+            is_fenced: broker.fenced,
+        })
+        .collect();
+    Outcome::Done(response)
+}

@@ -1,0 +1,179 @@
+//! Metadata: brokers, topics, leaders; creates missing topics when the client and the configuration allow it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_core::PartitionState;
+use chronik_core::controller::{Command, CreateTopic, MetadataState, Topic};
+use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicName, Uuid};
+use chronik_wire::messages::metadata::{
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponseTopic,
+};
+
+use super::{Api, Call, Outcome, admin};
+
+/// How long a Metadata request waits for a topic that it makes.
+const AUTO_CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> Outcome<MetadataResponse> {
+    let version = call.version;
+    // Version 0 has no null: an empty list means all topics.
+    let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
+    let missing = match &wanted {
+        Some(topics) if request.allow_auto_topic_creation && api.config.auto_create_topics => missing(api, topics),
+        _ => Vec::new(),
+    };
+    if missing.is_empty() {
+        return Outcome::Done(answer(api, wanted.as_deref(), &BTreeMap::new()));
+    }
+    let api = Arc::clone(api);
+    Outcome::Ordered(Box::pin(async move {
+        let created = missing.into_iter().map(|name| {
+            let api = Arc::clone(&api);
+            async move { (name.clone(), create(&api, name).await) }
+        });
+        let failed = futures::future::join_all(created)
+            .await
+            .into_iter()
+            .filter_map(|(name, result)| result.err().map(|error| (name, error)))
+            .collect();
+        answer(&api, wanted.as_deref(), &failed)
+    }))
+}
+
+fn missing(api: &Api, topics: &[MetadataRequestTopic]) -> Vec<TopicName> {
+    let state = api.meta.state();
+    let names = topics.iter().filter_map(|topic| topic.name.as_ref());
+    names
+        .filter(|name| state.topic(name).is_none() && TopicName::problem(name).is_none())
+        .map(|name| TopicName::from(name.as_str()))
+        .collect()
+}
+
+async fn create(api: &Arc<Api>, name: TopicName) -> Result<(), ErrorCode> {
+    if name.as_str() == super::groups::OFFSETS_TOPIC {
+        return super::groups::ensure_offsets_topic(api).await.map_err(|refusal| refusal.code);
+    }
+    let command = CreateTopic {
+        name: name.clone(),
+        topic_id: super::create_topics::fresh_topic_id(),
+        partitions: -1,
+        replication_factor: -1,
+        assignments: Vec::new(),
+        configs: BTreeMap::new(),
+    };
+    match admin::propose(api, Command::CreateTopic(command), AUTO_CREATE_TIMEOUT).await {
+        Ok(_) => Ok(()),
+        // Somebody else was faster.
+        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => Ok(()),
+        Err(refusal) => {
+            tracing::info!(topic = %name, error = %refusal.message, "automatic topic creation failed");
+            Err(match refusal.code {
+                // Kafka says so while brokers are missing or the quorum is slow: clients retry.
+                ErrorCode::InvalidReplicationFactor | ErrorCode::RequestTimedOut | ErrorCode::NotController => {
+                    ErrorCode::LeaderNotAvailable
+                }
+                code => code,
+            })
+        }
+    }
+}
+
+/// The "controller" that clients send administrative requests to: any live broker forwards them, this one is nearest.
+pub(super) fn controller_of(state: &MetadataState, me: NodeId) -> i32 {
+    let alive = |node: NodeId| state.broker(node).is_some_and(|broker| !broker.fenced);
+    if alive(me) { me.0 } else { state.alive_brokers().next().map_or(-1, |broker| broker.node.0) }
+}
+
+fn answer(
+    api: &Api,
+    wanted: Option<&[MetadataRequestTopic]>,
+    failed: &BTreeMap<TopicName, ErrorCode>,
+) -> MetadataResponse {
+    let state = api.meta.state();
+    let topics = match wanted {
+        None => state.topics().map(|topic| describe(&state, topic)).collect(),
+        Some(wanted) => wanted.iter().map(|topic| find(&state, topic, failed)).collect(),
+    };
+    MetadataResponse {
+        brokers: state
+            .alive_brokers()
+            .map(|broker| MetadataResponseBroker {
+                node_id: broker.node.0,
+                host: broker.endpoints.kafka.host.as_str().into(),
+                port: i32::from(broker.endpoints.kafka.port),
+                rack: broker.rack.as_deref().map(Into::into),
+            })
+            .collect(),
+        cluster_id: state.cluster_id().map(|id| id.as_str().into()),
+        controller_id: controller_of(&state, api.meta.node()),
+        topics,
+        ..MetadataResponse::default()
+    }
+}
+
+fn find(
+    state: &MetadataState,
+    wanted: &MetadataRequestTopic,
+    failed: &BTreeMap<TopicName, ErrorCode>,
+) -> MetadataResponseTopic {
+    let refused = |error: ErrorCode| MetadataResponseTopic {
+        error_code: error.code(),
+        name: wanted.name.clone(),
+        topic_id: wanted.topic_id,
+        ..MetadataResponseTopic::default()
+    };
+    match &wanted.name {
+        Some(name) => match state.topic(name) {
+            Some(topic) => describe(state, topic),
+            None if TopicName::problem(name).is_some() => refused(ErrorCode::InvalidTopicException),
+            None => refused(failed.get(name.as_str()).copied().unwrap_or(ErrorCode::UnknownTopicOrPartition)),
+        },
+        None if wanted.topic_id == Uuid::ZERO => refused(ErrorCode::InvalidRequest),
+        None => match state.topic_by_id(wanted.topic_id) {
+            Some(topic) => describe(state, topic),
+            None => refused(ErrorCode::UnknownTopicId),
+        },
+    }
+}
+
+fn describe(state: &MetadataState, topic: &Topic) -> MetadataResponseTopic {
+    MetadataResponseTopic {
+        error_code: ErrorCode::None.code(),
+        name: Some(topic.name.as_str().into()),
+        topic_id: topic.id,
+        is_internal: topic.is_internal(),
+        partitions: topic.iter().map(|(index, partition)| describe_partition(state, index, partition)).collect(),
+        ..MetadataResponseTopic::default()
+    }
+}
+
+/// Ids as the wire has them.
+pub(super) fn ids(nodes: &[NodeId]) -> Vec<i32> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+/// Replicas on brokers that are not alive.
+pub(super) fn offline(state: &MetadataState, partition: &PartitionState) -> Vec<i32> {
+    let alive = |node: &NodeId| state.broker(*node).is_some_and(|broker| !broker.fenced);
+    partition.replicas.iter().filter(|node| !alive(node)).map(|node| node.0).collect()
+}
+
+fn describe_partition(
+    state: &MetadataState,
+    index: PartitionIndex,
+    partition: &PartitionState,
+) -> MetadataResponsePartition {
+    let error = if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
+    MetadataResponsePartition {
+        error_code: error.code(),
+        partition_index: index.0,
+        leader_id: partition.leader.unwrap_or(NodeId::NONE).0,
+        leader_epoch: partition.leader_epoch.0,
+        replica_nodes: ids(&partition.replicas),
+        isr_nodes: ids(&partition.isr),
+        offline_replicas: offline(state, partition),
+    }
+}

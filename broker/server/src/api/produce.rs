@@ -1,0 +1,229 @@
+//! Produce: appends record batches and answers when the acknowledgement asked for is there.
+//!
+//! The batches are slices of the request's frame and go to the log as they are. The append happens in [`handle`], so
+//! requests of one connection reach the log in their order; what waits is only the answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chronik_log::split_batches;
+use chronik_model::batch::{BatchHeader, Compression};
+use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicName, TopicPartition};
+use chronik_wire::messages::produce::{
+    LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+    TopicProduceResponse,
+};
+
+use super::{Api, Call, Outcome};
+use crate::replication::waiters::AckWait;
+use crate::replication::{Partition, mono_ms};
+
+/// Version 7 is the first whose clients may use zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+/// Version 10 is the first with leader hints (KIP-951).
+const HINTS_FROM: i16 = 10;
+
+/// Where each waiting partition is in the response.
+type Place = (usize, usize);
+
+pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ProduceRequest) -> Outcome<ProduceResponse> {
+    let version = call.version;
+    let refused = if request.transactional_id.is_some() {
+        Some((ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not supported by this broker yet"))
+    } else if !(-1..=1).contains(&request.acks) {
+        Some((ErrorCode::InvalidRequiredAcks, ErrorCode::InvalidRequiredAcks.text()))
+    } else {
+        None
+    };
+    let wait = Arc::new(AckWait::default());
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+    let deadline_ms = mono_ms() + timeout_ms;
+    let mut places: Vec<Place> = Vec::new();
+    let mut response = ProduceResponse::default();
+    for topic in &request.topic_data {
+        let name = if version >= 13 {
+            api.meta.state().topic_by_id(topic.topic_id).map(|found| found.name.clone())
+        } else {
+            Some(TopicName::from(topic.name.as_str()))
+        };
+        let mut partitions = Vec::with_capacity(topic.partition_data.len());
+        for data in &topic.partition_data {
+            let place = (response.responses.len(), partitions.len());
+            let one = match (&refused, &name) {
+                (Some((code, text)), _) => failed(data.index, *code, text),
+                (None, None) => failed(data.index, ErrorCode::UnknownTopicId, ErrorCode::UnknownTopicId.text()),
+                (None, Some(name)) => {
+                    let parked = Parked { wait: &wait, places: &mut places, place, deadline_ms };
+                    append(api, version, request.acks, name, data, parked)
+                }
+            };
+            partitions.push(one);
+        }
+        response.responses.push(TopicProduceResponse {
+            name: topic.name.clone(),
+            topic_id: topic.topic_id,
+            partition_responses: partitions,
+        });
+    }
+    if request.acks == 0 {
+        // There is no answer to put an error into: closing the connection makes the client look again.
+        let error = response.responses.iter().flat_map(|topic| &topic.partition_responses).find(|p| p.error_code != 0);
+        return match error {
+            None => Outcome::Silent,
+            Some(p) => Outcome::Close(format!(
+                "Produce with acks=0 failed with error {}: {}",
+                p.error_code,
+                p.error_message.as_deref().unwrap_or_default()
+            )),
+        };
+    }
+    if places.is_empty() {
+        return Outcome::Done(finish(api, version, response));
+    }
+    let api = Arc::clone(api);
+    Outcome::Parked(Box::pin(async move {
+        let all = Arc::clone(&wait).all();
+        let expired = tokio::time::timeout(Duration::from_millis(timeout_ms), all).await.is_err();
+        let mut outcome: BTreeMap<usize, ErrorCode> = wait.results().into_iter().collect();
+        for (index, (topic, partition)) in places.into_iter().enumerate() {
+            let error = outcome.remove(&index).unwrap_or(if expired {
+                ErrorCode::RequestTimedOut
+            } else {
+                ErrorCode::UnknownServerError
+            });
+            if !error.is_none() {
+                let one = &mut response.responses[topic].partition_responses[partition];
+                *one = failed(one.index, error, error.text());
+            }
+        }
+        finish(&api, version, response)
+    }))
+}
+
+fn failed(index: i32, code: ErrorCode, message: &str) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        error_code: code.code(),
+        base_offset: -1,
+        error_message: Some(message.into()),
+        ..PartitionProduceResponse::default()
+    }
+}
+
+/// Where an append that has to wait leaves its ticket.
+struct Parked<'a> {
+    wait: &'a Arc<AckWait>,
+    places: &'a mut Vec<Place>,
+    place: Place,
+    deadline_ms: u64,
+}
+
+fn append(
+    api: &Arc<Api>,
+    version: i16,
+    acks: i16,
+    topic: &TopicName,
+    data: &PartitionProduceData,
+    parked: Parked<'_>,
+) -> PartitionProduceResponse {
+    let tp = TopicPartition { topic: topic.clone(), partition: PartitionIndex(data.index) };
+    let fail = |code: ErrorCode| failed(data.index, code, code.text());
+    let Some(partition) = api.replicas.partition(&tp) else {
+        let exists = api.meta.state().partition(&tp).is_some();
+        return fail(if exists { ErrorCode::NotLeaderOrFollower } else { ErrorCode::UnknownTopicOrPartition });
+    };
+    let records = data.records.clone().unwrap_or_default();
+    let batches = match split_batches(&records) {
+        Ok(batches) if batches.len() == 1 => batches,
+        Ok(_) => return failed(data.index, ErrorCode::InvalidRecord, "a produce holds exactly one batch per partition"),
+        Err(error) => return failed(data.index, error.code(), &error.to_string()),
+    };
+    if let Err(code) = check(version, &batches[0]) {
+        return fail(code);
+    }
+    let index = parked.places.len();
+    let ticket = (acks != 0).then_some((parked.wait, index, parked.deadline_ms));
+    match api.replicas.append(&partition, &batches, acks, ticket) {
+        Ok(outcome) => {
+            api.replicas.bytes_in.fetch_add(records.len() as u64, Ordering::Relaxed);
+            if outcome.waits {
+                parked.places.push(parked.place);
+            }
+            PartitionProduceResponse {
+                index: data.index,
+                error_code: ErrorCode::None.code(),
+                base_offset: outcome.base_offset.0,
+                log_append_time_ms: outcome.log_append_time,
+                log_start_offset: outcome.log_start.0,
+                ..PartitionProduceResponse::default()
+            }
+        }
+        Err((code, message)) => {
+            let mut one = failed(data.index, code, &message);
+            hint(version, &partition, &mut one);
+            one
+        }
+    }
+}
+
+fn check(version: i16, batch: &[u8]) -> Result<(), ErrorCode> {
+    let header = BatchHeader::decode(batch).map_err(|_| ErrorCode::CorruptMessage)?;
+    if header.is_transactional() {
+        return Err(ErrorCode::InvalidTxnState);
+    }
+    if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
+        return Err(ErrorCode::UnsupportedCompressionType);
+    }
+    Ok(())
+}
+
+fn hint(version: i16, partition: &Partition, response: &mut PartitionProduceResponse) {
+    if version >= HINTS_FROM && response.error_code == ErrorCode::NotLeaderOrFollower.code() {
+        let (leader, epoch) = partition.leader();
+        let leader_id = leader.unwrap_or(NodeId::NONE).0;
+        response.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch: epoch.0 };
+    }
+}
+
+/// Fills hints in that are missing, and the addresses of the leaders that are named.
+fn finish(api: &Api, version: i16, mut response: ProduceResponse) -> ProduceResponse {
+    if version < HINTS_FROM {
+        return response;
+    }
+    let state = api.meta.state();
+    let mut leaders = std::collections::BTreeSet::new();
+    for topic in &mut response.responses {
+        let name = match topic.name.as_str() {
+            "" => state.topic_by_id(topic.topic_id).map(|found| found.name.clone()),
+            name => Some(TopicName::from(name)),
+        };
+        for one in &mut topic.partition_responses {
+            if one.error_code != ErrorCode::NotLeaderOrFollower.code() {
+                continue;
+            }
+            if one.current_leader.leader_id < 0
+                && let Some(name) = &name
+                && let Some(known) = state.partition(&TopicPartition::new(name.clone(), one.index))
+            {
+                one.current_leader = LeaderIdAndEpoch {
+                    leader_id: known.leader.unwrap_or(NodeId::NONE).0,
+                    leader_epoch: known.leader_epoch.0,
+                };
+            }
+            leaders.insert(one.current_leader.leader_id);
+        }
+    }
+    response.node_endpoints = leaders
+        .into_iter()
+        .filter_map(|leader| state.broker(NodeId(leader)))
+        .map(|broker| NodeEndpoint {
+            node_id: broker.node.0,
+            host: broker.endpoints.kafka.host.as_str().into(),
+            port: i32::from(broker.endpoints.kafka.port),
+            rack: broker.rack.as_deref().map(Into::into),
+        })
+        .collect();
+    response
+}

@@ -1,0 +1,430 @@
+//! The owner of all hosted partitions: reconciles them with committed metadata and delivers what they ask for.
+//!
+//! [`ReplicaManager::apply_changes`] runs on the thread that reads the changes, because opening a log may take long.
+//! Everything before the first [`ReplicaManager::reconcile_all`] is ignored but for deletions: until this process is
+//! registered, committed leaderships belong to its predecessor.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use chronik_core::PartitionState;
+use chronik_core::controller::{AlterPartition, Change, Command, CommandResult, IsrMember, MetadataState, Topic};
+use chronik_core::partition::{BrokerStatus, IsrProposal, LogFacts, PartitionReplica, ReplicaConfig};
+use chronik_log::{Committer, LogConfig, LogDir, LogDirState};
+use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::fetcher::Fetchers;
+use super::meta::{MetaClient, ProposeError};
+use super::partition::{Durability, Outgoing, Parts, Partition};
+use super::storage::{self, Checkpoints};
+use super::{FlushMode, Groups, OFFSETS_TOPIC, ReplicationConfig};
+
+/// How long a leader waits for the controller's word on an in-sync set before it counts it as unknown.
+const ALTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Hosted {
+    by_name: HashMap<TopicPartition, Arc<Partition>>,
+    by_id: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+}
+
+/// See the module documentation.
+#[allow(missing_debug_implementations)]
+pub struct ReplicaManager {
+    pub(super) meta: Arc<dyn MetaClient>,
+    pub(super) config: ReplicationConfig,
+    pub(super) log_dir: Arc<LogDir>,
+    clean_shutdown: bool,
+    checkpoints: Mutex<Checkpoints>,
+    hosted: RwLock<Hosted>,
+    /// Serialises changes of `hosted`.
+    applying: Mutex<()>,
+    active: AtomicBool,
+    pub(super) fetchers: Fetchers,
+    pub(super) committer: Option<Arc<Committer>>,
+    pub(super) committer_work: Arc<(Mutex<bool>, Condvar)>,
+    groups: OnceLock<Weak<Groups>>,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) runtime: tokio::runtime::Handle,
+    /// Bytes appended by clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes handed to consumers.
+    pub bytes_out: AtomicU64,
+    /// Bytes appended from leaders.
+    pub replicated_in: AtomicU64,
+    /// Bytes handed to followers.
+    pub replicated_out: AtomicU64,
+}
+
+impl ReplicaManager {
+    /// A manager of the logs in `log_dir`; call it inside a tokio runtime, which runs its tasks. `clean_shutdown` says that the last run ended in order.
+    #[must_use]
+    pub fn new(
+        meta: Arc<dyn MetaClient>,
+        log_dir: Arc<LogDir>,
+        clean_shutdown: bool,
+        config: ReplicationConfig,
+    ) -> Arc<Self> {
+        let committer = match config.flush {
+            FlushMode::Os => None,
+            FlushMode::EveryAck => Some(Arc::new(Committer::new(Arc::clone(&log_dir)))),
+        };
+        Arc::new(Self {
+            checkpoints: Mutex::new(Checkpoints::read(&log_dir)),
+            meta,
+            config,
+            log_dir,
+            clean_shutdown,
+            hosted: RwLock::default(),
+            applying: Mutex::new(()),
+            active: AtomicBool::new(false),
+            fetchers: Fetchers::default(),
+            committer,
+            committer_work: Arc::default(),
+            groups: OnceLock::new(),
+            stop: watch::Sender::new(false),
+            runtime: tokio::runtime::Handle::current(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            replicated_in: AtomicU64::new(0),
+            replicated_out: AtomicU64::new(0),
+        })
+    }
+
+    /// Tells the manager who runs the groups; once, before [`Self::reconcile_all`].
+    pub(super) fn set_groups(&self, groups: &Arc<Groups>) {
+        let _ = self.groups.set(Arc::downgrade(groups));
+    }
+
+    /// The partition of this name, if a replica of it is here.
+    #[must_use]
+    pub fn partition(&self, tp: &TopicPartition) -> Option<Arc<Partition>> {
+        self.hosted.read().by_name.get(tp).cloned()
+    }
+
+    /// The partition of this topic id, if a replica of it is here.
+    #[must_use]
+    pub fn partition_by_id(&self, id: TopicId, partition: PartitionIndex) -> Option<Arc<Partition>> {
+        self.hosted.read().by_id.get(&(id, partition)).cloned()
+    }
+
+    /// All hosted partitions.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.hosted.read().by_name.values().cloned().collect()
+    }
+
+    /// Why the log directory is offline, if it is: for heartbeats and the status page.
+    #[must_use]
+    pub fn offline_reason(&self) -> Option<String> {
+        match self.log_dir.state() {
+            LogDirState::Online => None,
+            LogDirState::Offline { reason } => Some(reason),
+        }
+    }
+
+    /// The log directory.
+    #[must_use]
+    pub fn log_dir(&self) -> &Arc<LogDir> {
+        &self.log_dir
+    }
+
+    /// Brings the hosted partitions in line with the whole metadata. Call it when this process is registered, and again
+    /// after a snapshot replaced the state. Blocks on the disk.
+    pub fn reconcile_all(self: &Arc<Self>) {
+        let _applying = self.applying.lock();
+        self.active.store(true, Ordering::Release);
+        let me = self.meta.node();
+        let (wanted, gone) = {
+            let state = self.meta.state();
+            let wanted: Vec<_> = state
+                .partitions_hosted_by(me)
+                .map(|(topic, index, _)| TopicPartition::new(topic.name.clone(), index))
+                .collect();
+            let hosted = self.hosted.read();
+            let gone: Vec<_> = hosted
+                .by_name
+                .values()
+                .filter(|partition| {
+                    let found = state.topic_by_id(partition.topic_id);
+                    found.is_none_or(|topic| {
+                        topic.partition(partition.tp.partition).is_none_or(|p| !p.replicas.contains(&me))
+                    })
+                })
+                .cloned()
+                .collect();
+            (wanted, gone)
+        };
+        for partition in gone {
+            self.remove(&partition);
+        }
+        for tp in wanted {
+            self.apply_partition(&tp);
+        }
+        self.apply_brokers_to_all();
+    }
+
+    /// Applies committed changes, in order.
+    pub fn apply_changes(self: &Arc<Self>, changes: &[Change]) {
+        let _applying = self.applying.lock();
+        let mut brokers_changed = false;
+        for change in changes {
+            let active = self.active.load(Ordering::Acquire);
+            match change {
+                Change::TopicDeleted { name, id, partitions } => self.delete_topic(name, *id, *partitions),
+                _ if !active => {}
+                Change::Partition { topic, partition, .. } => {
+                    self.apply_partition(&TopicPartition::new(topic.clone(), *partition));
+                }
+                Change::Broker { .. } | Change::BrokerRemoved { .. } => brokers_changed = true,
+                Change::TopicConfig { name } => self.apply_topic_config(Some(name)),
+                Change::ClusterConfig | Change::BrokerConfig { .. } => self.apply_topic_config(None),
+                Change::TopicCreated { .. } => {}
+            }
+        }
+        if brokers_changed {
+            self.apply_brokers_to_all();
+        }
+    }
+
+    fn delete_topic(self: &Arc<Self>, name: &TopicName, id: TopicId, partitions: i32) {
+        for index in 0..partitions {
+            let index = PartitionIndex(index);
+            match self.partition_by_id(id, index) {
+                Some(partition) => self.remove(&partition),
+                None => {
+                    let tp = TopicPartition::new(name.clone(), index);
+                    if let Err(error) = storage::remove(&self.log_dir, &tp, id) {
+                        tracing::error!(partition = %tp, %error, "deleted partition not removed from disk");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the service of a partition and removes its files; its removal is committed.
+    fn remove(self: &Arc<Self>, partition: &Arc<Partition>) {
+        {
+            let mut hosted = self.hosted.write();
+            hosted.by_name.remove(&partition.tp);
+            hosted.by_id.remove(&(partition.topic_id, partition.tp.partition));
+        }
+        partition.end_service();
+        self.fetchers.unassign(partition);
+        if let Some(committer) = &self.committer {
+            committer.forget(&partition.tp);
+        }
+        self.tell_groups(partition);
+        if let Err(error) = storage::remove(&self.log_dir, &partition.tp, partition.topic_id) {
+            tracing::error!(partition = %partition.tp, %error, "removed partition not deleted from disk");
+        }
+        tracing::info!(partition = %partition.tp, "replica removed");
+    }
+
+    /// Brings one partition in line with the committed state.
+    fn apply_partition(self: &Arc<Self>, tp: &TopicPartition) {
+        let me = self.meta.node();
+        let wanted = {
+            let state = self.meta.state();
+            state.topic(tp.topic.as_str()).and_then(|topic| {
+                let partition = topic.partition(tp.partition)?.clone();
+                let brokers = statuses(&state, &partition);
+                Some((topic.id, partition, brokers, settings(self, &state, topic)))
+            })
+        };
+        let Some((topic_id, state, brokers, settings)) = wanted else { return };
+        let known = self.partition(tp);
+        if let Some(other) = known.as_ref().filter(|partition| partition.topic_id != topic_id) {
+            // Deleted and created again: the deletion is committed, as the name has another id now.
+            self.remove(other);
+        }
+        let partition = match known.filter(|partition| partition.topic_id == topic_id) {
+            Some(partition) => partition,
+            None if state.replicas.contains(&me) => match self.open(tp, topic_id, settings) {
+                Some(partition) => partition,
+                None => return,
+            },
+            None => return,
+        };
+        let mut out = Vec::new();
+        partition.apply(&state, |node| brokers.get(&node).copied(), &mut out);
+        self.deliver(&partition, out);
+    }
+
+    fn open(self: &Arc<Self>, tp: &TopicPartition, topic_id: TopicId, settings: Settings) -> Option<Arc<Partition>> {
+        let opened = storage::open(
+            &self.log_dir,
+            tp,
+            topic_id,
+            settings.log,
+            self.clean_shutdown,
+            &mut self.checkpoints.lock(),
+        );
+        let (log, high_watermark) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(partition = %tp, %error, "cannot open the log");
+                return None;
+            }
+        };
+        let facts = LogFacts {
+            log_end: log.log_end(),
+            log_start: log.log_start(),
+            high_watermark,
+            latest_epoch: log.latest_epoch(),
+        };
+        let work = Arc::clone(&self.committer_work);
+        let partition = Partition::new(Parts {
+            tp: tp.clone(),
+            topic_id,
+            replica: PartitionReplica::new(self.meta.node(), self.meta.broker_epoch(), settings.replica, facts),
+            log,
+            durability: match &self.committer {
+                None => Durability::Os,
+                Some(committer) => Durability::EveryAck(Arc::clone(committer)),
+            },
+            max_waiters: self.config.max_waiters,
+            wake_committer: Arc::new(move || {
+                *work.0.lock() = true;
+                work.1.notify_one();
+            }),
+        });
+        partition.inner.lock().deletes_old = settings.deletes_old;
+        let mut hosted = self.hosted.write();
+        hosted.by_name.insert(tp.clone(), Arc::clone(&partition));
+        hosted.by_id.insert((topic_id, tp.partition), Arc::clone(&partition));
+        Some(partition)
+    }
+
+    fn apply_brokers_to_all(self: &Arc<Self>) {
+        if !self.active.load(Ordering::Acquire) {
+            return;
+        }
+        let brokers: BTreeMap<NodeId, BrokerStatus> = {
+            let state = self.meta.state();
+            state.brokers().map(|broker| (broker.node, status(broker))).collect()
+        };
+        let epoch = self.meta.broker_epoch();
+        for partition in self.partitions() {
+            let mut out = Vec::new();
+            if epoch != BrokerEpoch::NONE {
+                partition.set_broker_epoch(epoch);
+            }
+            partition.apply_brokers(|node| brokers.get(&node).copied(), &mut out);
+            self.deliver(&partition, out);
+        }
+    }
+
+    fn apply_topic_config(self: &Arc<Self>, only: Option<&TopicName>) {
+        for partition in self.partitions() {
+            if only.is_some_and(|name| *name != partition.tp.topic) {
+                continue;
+            }
+            let settings = {
+                let state = self.meta.state();
+                state.topic_by_id(partition.topic_id).map(|topic| settings(self, &state, topic))
+            };
+            let Some(settings) = settings else { continue };
+            let mut out = Vec::new();
+            partition.apply_config(settings.log, settings.replica, settings.deletes_old, &mut out);
+            self.deliver(&partition, out);
+        }
+    }
+
+    /// Does what partitions asked for while they were locked.
+    pub(super) fn deliver(self: &Arc<Self>, partition: &Arc<Partition>, out: Vec<Outgoing>) {
+        for one in out {
+            match one {
+                Outgoing::Propose(proposal) => self.propose(partition, proposal),
+                Outgoing::RoleChanged => {
+                    match partition.following() {
+                        Some(leader) => self.fetchers.assign(self, partition, leader),
+                        None => self.fetchers.unassign(partition),
+                    }
+                    self.tell_groups(partition);
+                }
+                Outgoing::Removed => {
+                    self.fetchers.unassign(partition);
+                    self.tell_groups(partition);
+                    let (manager, partition) = (Arc::clone(self), Arc::clone(partition));
+                    // Only `apply_*` changes who is hosted, and it holds the order; here its thread is the caller.
+                    manager.remove(&partition);
+                }
+            }
+        }
+    }
+
+    fn tell_groups(&self, partition: &Arc<Partition>) {
+        if partition.tp.topic.as_str() == OFFSETS_TOPIC
+            && let Some(groups) = self.groups.get().and_then(Weak::upgrade)
+        {
+            groups.on_role(partition);
+        }
+    }
+
+    fn propose(self: &Arc<Self>, partition: &Arc<Partition>, proposal: IsrProposal) {
+        let (manager, partition) = (Arc::clone(self), Arc::clone(partition));
+        let command = Command::AlterPartition(AlterPartition {
+            node: proposal.leader,
+            broker_epoch: proposal.broker_epoch,
+            topic_id: partition.topic_id,
+            partition: partition.tp.partition,
+            leader_epoch: proposal.leader_epoch,
+            partition_epoch: proposal.partition_epoch,
+            new_isr: proposal
+                .isr
+                .iter()
+                .map(|member| IsrMember { node: member.node, broker_epoch: member.broker_epoch })
+                .collect(),
+            recovery: proposal.recovery,
+        });
+        self.runtime.spawn(async move {
+            let outcome = match manager.meta.propose(command, ALTER_TIMEOUT).await {
+                Ok(CommandResult::Partition(state)) => Ok(state),
+                Ok(CommandResult::Error(error)) => {
+                    tracing::debug!(partition = %partition.tp, %error, ?proposal, "in-sync set not changed");
+                    Err(error.code)
+                }
+                Ok(_) => Err(ErrorCode::UnknownServerError),
+                Err(ProposeError::Refused(_)) => Err(ErrorCode::OperationNotAttempted),
+                Err(ProposeError::TimedOut | ProposeError::Stopped) => Err(ErrorCode::RequestTimedOut),
+            };
+            let mut out = Vec::new();
+            partition.on_alter_result(&proposal, outcome, &mut out);
+            manager.deliver(&partition, out);
+        });
+    }
+}
+
+/// What the settings of a topic mean for one of its partitions.
+#[derive(Clone, Copy)]
+struct Settings {
+    log: LogConfig,
+    replica: ReplicaConfig,
+    deletes_old: bool,
+}
+
+fn settings(manager: &ReplicaManager, state: &MetadataState, topic: &Topic) -> Settings {
+    let config = state.topic_config(topic, Some(manager.meta.node()));
+    Settings {
+        log: storage::log_config(&config),
+        replica: ReplicaConfig {
+            lag_max_ms: u64::try_from(manager.config.lag_max.as_millis()).unwrap_or(u64::MAX),
+            min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
+        },
+        // Committed offsets live as long as the topic: only compaction may shorten it.
+        deletes_old: config.cleanup_delete && !config.cleanup_compact && topic.name.as_str() != OFFSETS_TOPIC,
+    }
+}
+
+fn status(broker: &chronik_core::controller::Broker) -> BrokerStatus {
+    BrokerStatus { epoch: broker.epoch, fenced: broker.fenced, shutting_down: broker.shutting_down.is_some() }
+}
+
+fn statuses(state: &MetadataState, partition: &PartitionState) -> BTreeMap<NodeId, BrokerStatus> {
+    partition.replicas.iter().filter_map(|node| Some((*node, status(state.broker(*node)?)))).collect()
+}
