@@ -124,20 +124,21 @@ impl Reassembler {
 
     /// Takes the next chunk; gives the whole message after the last one. Memory grows with what arrived, not with
     /// what was announced.
+    #[expect(clippy::needless_pass_by_value, reason = "a chunk is used up")]
     pub fn push(&mut self, chunk: SnapshotChunk) -> Result<Option<RaftMessage>, ChunkError> {
-        let outcome = self.take(chunk);
+        let outcome = self.take(&chunk);
         if outcome.is_err() {
             self.transfer = None;
         }
         outcome
     }
 
-    fn take(&mut self, chunk: SnapshotChunk) -> Result<Option<RaftMessage>, ChunkError> {
+    fn take(&mut self, chunk: &SnapshotChunk) -> Result<Option<RaftMessage>, ChunkError> {
         if crc32c(&chunk.data) != chunk.data_crc {
             return Err(ChunkError::Checksum);
         }
         if chunk.offset == 0 {
-            self.begin(&chunk)?;
+            self.begin(chunk)?;
         }
         let Some(transfer) = self.transfer.as_mut() else {
             return Err(ChunkError::OutOfOrder { expected: 0, got: chunk.offset });

@@ -142,7 +142,7 @@ impl Election {
             return false;
         }
         let connected = view.voters.iter().filter(|v| **v != view.me && self.connected.contains(v)).count();
-        if connected + 1 <= view.voters.len() / 2 {
+        if connected < view.voters.len() / 2 {
             return false;
         }
         let rank = view.voters.iter().filter(|v| **v < view.me && self.connected.contains(v)).count() as u64;

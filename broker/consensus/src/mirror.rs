@@ -350,13 +350,14 @@ impl From<&eraftpb::ConfState> for ConfState {
 
 impl From<ConfState> for eraftpb::ConfState {
     fn from(c: ConfState) -> Self {
-        let mut out = Self::default();
-        out.voters = c.voters;
-        out.learners = c.learners;
-        out.voters_outgoing = c.voters_outgoing;
-        out.learners_next = c.learners_next;
-        out.auto_leave = c.auto_leave;
-        out
+        Self {
+            voters: c.voters,
+            learners: c.learners,
+            voters_outgoing: c.voters_outgoing,
+            learners_next: c.learners_next,
+            auto_leave: c.auto_leave,
+            ..Self::default()
+        }
     }
 }
 
@@ -368,11 +369,7 @@ impl From<&eraftpb::HardState> for HardState {
 
 impl From<HardState> for eraftpb::HardState {
     fn from(h: HardState) -> Self {
-        let mut out = Self::default();
-        out.term = h.term;
-        out.vote = h.vote;
-        out.commit = h.commit;
-        out
+        Self { term: h.term, vote: h.vote, commit: h.commit, ..Self::default() }
     }
 }
 
@@ -390,8 +387,7 @@ impl From<eraftpb::Snapshot> for Snapshot {
 
 impl From<Snapshot> for eraftpb::Snapshot {
     fn from(s: Snapshot) -> Self {
-        let mut out = Self::default();
-        out.data = s.data;
+        let mut out = Self { data: s.data, ..Self::default() };
         if let Some(m) = s.metadata {
             let meta = out.mut_metadata();
             meta.index = m.index;
@@ -474,5 +470,73 @@ impl TryFrom<RaftMessage> for eraftpb::Message {
         out.commit_term = m.commit_term;
         out.priority = m.priority;
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protobuf::Message as _;
+
+    use super::*;
+
+    fn full() -> RaftMessage {
+        let entry = |index, kind: EntryType| Entry {
+            entry_type: kind as i32,
+            term: 3,
+            index,
+            data: Bytes::from_static(b"data"),
+            context: Bytes::from_static(b"ctx"),
+        };
+        let conf_state = ConfState {
+            voters: vec![1, 2, 300],
+            learners: vec![4],
+            voters_outgoing: vec![1, 2],
+            learners_next: vec![2],
+            auto_leave: true,
+        };
+        let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: 7, term: 2 };
+        RaftMessage {
+            msg_type: MessageType::Snapshot as i32,
+            to: 1,
+            from: 2,
+            term: 3,
+            log_term: 4,
+            index: 5,
+            entries: vec![entry(6, EntryType::Normal), entry(7, EntryType::ConfChange)],
+            commit: 8,
+            snapshot: Some(Snapshot { data: Bytes::from_static(b"image"), metadata: Some(metadata) }),
+            reject: true,
+            reject_hint: 9,
+            context: Bytes::from_static(b"context"),
+            request_snapshot: 10,
+            deprecated_priority: 11,
+            commit_term: 12,
+            priority: -13,
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_rafts_own_codec_in_both_directions() {
+        for msg_type in 0..=18 {
+            let message = RaftMessage { msg_type, ..full() };
+            let theirs = eraftpb::Message::try_from(message.clone()).expect("known type");
+            let bytes = Bytes::from(theirs.write_to_bytes().expect("encodes"));
+            assert_eq!(RaftMessage::decode(bytes), Ok(message.clone()), "theirs to ours");
+            let mut read = eraftpb::Message::default();
+            read.merge_from_bytes(&message.encode()).expect("decodes");
+            assert_eq!(read, theirs, "ours to theirs");
+            assert_eq!(RaftMessage::from(theirs), message, "by fields");
+        }
+    }
+
+    #[test]
+    fn unknown_enumeration_values_and_broken_bytes_are_errors() {
+        let unknown = RaftMessage { msg_type: 99, ..full() };
+        assert_eq!(
+            eraftpb::Message::try_from(unknown),
+            Err(MirrorError::UnknownValue { field: "msg_type", value: 99 })
+        );
+        let bytes = full().encode();
+        assert!(matches!(RaftMessage::decode(bytes.slice(..bytes.len() - 3)), Err(MirrorError::Decode(_))));
     }
 }

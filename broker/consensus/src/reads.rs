@@ -53,7 +53,7 @@ impl Reads {
     }
 
     /// Reads last asked before `tick - every`; they count as asked now.
-    pub(crate) fn to_repeat(&mut self, tick: u64, every: u64) -> Vec<ReadToken> {
+    pub(crate) fn take_due(&mut self, tick: u64, every: u64) -> Vec<ReadToken> {
         let mut due = Vec::new();
         for (token, asked) in &mut self.waiting {
             if tick >= *asked + every {
@@ -86,10 +86,10 @@ mod tests {
     fn unanswered_reads_are_asked_again() {
         let mut reads = Reads::new(1, 0);
         let token = reads.begin(10);
-        assert!(reads.to_repeat(12, 3).is_empty());
-        assert_eq!(reads.to_repeat(13, 3), vec![token]);
-        assert!(reads.to_repeat(14, 3).is_empty());
+        assert!(reads.take_due(12, 3).is_empty());
+        assert_eq!(reads.take_due(13, 3), vec![token]);
+        assert!(reads.take_due(14, 3).is_empty());
         reads.forget(token);
-        assert!(reads.to_repeat(20, 3).is_empty());
+        assert!(reads.take_due(20, 3).is_empty());
     }
 }

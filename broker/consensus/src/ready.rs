@@ -216,8 +216,7 @@ fn conf_change(kind: eraftpb::EntryType, data: Bytes) -> Option<eraftpb::ConfCha
     let changes: Vec<eraftpb::ConfChangeSingle> = singles
         .into_iter()
         .map(|(kind, node)| {
-            let mut single = eraftpb::ConfChangeSingle::default();
-            single.node_id = node;
+            let mut single = eraftpb::ConfChangeSingle { node_id: node, ..eraftpb::ConfChangeSingle::default() };
             single.set_change_type(match kind {
                 mirror::ConfChangeType::AddNode => eraftpb::ConfChangeType::AddNode,
                 mirror::ConfChangeType::RemoveNode => eraftpb::ConfChangeType::RemoveNode,

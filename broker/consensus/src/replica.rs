@@ -159,7 +159,7 @@ impl<D: Disk + Clone> Replica<D> {
             self.node.tick();
             self.consider_election();
         }
-        for token in self.reads.to_repeat(self.ticks, self.config.heartbeat_tick as u64) {
+        for token in self.reads.take_due(self.ticks, self.config.heartbeat_tick as u64) {
             self.ask_read(token);
         }
     }
@@ -294,8 +294,7 @@ impl<D: Disk + Clone> Replica<D> {
         if data.len() > limit {
             return Err(ProposeError::TooLarge { size: data.len(), limit });
         }
-        let mut entry = eraftpb::Entry::default();
-        entry.data = data;
+        let entry = eraftpb::Entry { data, ..eraftpb::Entry::default() };
         self.append(entry).ok_or(ProposeError::Dropped)
     }
 
@@ -352,7 +351,7 @@ impl<D: Disk + Clone> Replica<D> {
 
     /// Something that made raft drop reads may be over: ask again.
     pub(crate) fn ask_reads_again(&mut self) {
-        for token in self.reads.to_repeat(self.ticks, 0) {
+        for token in self.reads.take_due(self.ticks, 0) {
             self.ask_read(token);
         }
     }
@@ -453,7 +452,7 @@ impl<D: Disk + Clone> Replica<D> {
                 tracing::debug!(target: "raft", index = index.0, bytes = data.len(), "state image saved");
             }
             Err(e) => {
-                self.image_retry_tick = self.ticks + 10 * self.config.election_tick as u64;
+                self.image_retry_tick = self.ticks + 5 * self.config.election_tick as u64;
                 self.last_error = Some(format!("state image: {e}"));
             }
         }

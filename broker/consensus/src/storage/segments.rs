@@ -194,7 +194,7 @@ impl<D: Disk> Segments<D> {
         let file = self.disk.open(&path).map_err(failed("opening", &path))?;
         // Frames start at multiples of 8; a cut that took only padding is made good by cutting the frame's end.
         let whole = position as u64;
-        if whole % 8 != 0 {
+        if !whole.is_multiple_of(8) {
             let pad = 8 - (whole % 8) as usize;
             file.append(&[&[0; 8][..pad]]).map_err(failed("padding", &path))?;
             file.sync().map_err(failed("syncing", &path))?;

@@ -91,7 +91,7 @@ fn run(seed: u64) {
                 cluster.work(id);
             }
             if let Some(m) = cluster.network.pop_front() {
-                cluster.deliver(m);
+                cluster.deliver(&m);
             }
         }
         if rng.chance(70) {
@@ -116,13 +116,22 @@ fn run(seed: u64) {
     let members: Vec<i32> =
         cluster.status(leader).voters.iter().chain(&cluster.status(leader).learners).map(|n| n.0).collect();
     cluster.nodes.retain(|id, _| members.contains(id));
+    if std::env::var("CHRONIK_SEED").is_ok() {
+        for id in cluster.running() {
+            eprintln!("{:#?}", cluster.status(id));
+        }
+    }
     cluster.agreed();
 }
 
 #[test]
 fn whatever_happens_votes_terms_entries_and_members_are_kept() {
-    let seeds = std::env::var("CHRONIK_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
-    for seed in 0..seeds {
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let seeds = match number("CHRONIK_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("CHRONIK_SEEDS").unwrap_or(300),
+    };
+    for seed in seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
         if let Err(problem) = outcome {
             eprintln!("seed {seed} fails");

@@ -234,7 +234,7 @@ impl Cluster {
             Payload::Empty | Payload::Membership(_) => Bytes::new(),
         };
         let known = self.committed.entry(entry.index.0).or_insert((entry.term.0, data.clone()));
-        assert_eq!(*known, (entry.term.0, data.clone()), "node {id} commits something else at {}", entry.index);
+        assert_eq!(*known, (entry.term.0, data), "node {id} commits something else at {}", entry.index);
         let node = self.nodes.get_mut(&id).expect("known");
         assert_eq!(entry.index.0, node.applied + 1, "node {id} applies without a gap");
         node.applied = entry.index.0;
@@ -330,13 +330,13 @@ impl Cluster {
                 self.work(id);
             }
             let Some(m) = self.network.pop_front() else { return count };
-            self.deliver(m);
+            self.deliver(&m);
             count += 1;
             assert!(count < 1_000_000, "the cluster never falls silent");
         }
     }
 
-    pub fn deliver(&mut self, m: RaftMessage) {
+    pub fn deliver(&mut self, m: &RaftMessage) {
         let to = m.to as i32;
         if self.cut.contains(&(m.from, m.to)) {
             return;

@@ -161,7 +161,7 @@ fn a_crash_around_a_membership_change_never_brings_the_old_members_back_to_power
             cluster.work(1);
             cluster.work(2);
             if let Some(m) = cluster.network.pop_front() {
-                cluster.deliver(m);
+                cluster.deliver(&m);
             }
         }
         cluster.work(1);
