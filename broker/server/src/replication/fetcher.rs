@@ -144,6 +144,8 @@ struct Task {
     response_bytes: i32,
     /// Id and next epoch of the session at the leader; epoch 0 begins one.
     session: (i32, i32),
+    /// A request that begins a session has no answer yet, so its id is not known.
+    opening: bool,
     /// The leader has no place for a session: every fetch names everything.
     sessionless: bool,
     /// What the session's partitions were last asked with.
@@ -163,6 +165,7 @@ impl Task {
             partition_bytes: manager.config.fetch_partition_bytes,
             response_bytes: manager.config.fetch_response_bytes,
             session: (0, 0),
+            opening: false,
             sessionless: false,
             asked: HashMap::new(),
             outstanding: VecDeque::new(),
@@ -209,13 +212,16 @@ impl Task {
     async fn connected(&mut self, manager: &Weak<ReplicaManager>) -> Result<(), LinkError> {
         self.session = (0, 0);
         self.sessionless = false;
+        self.opening = false;
         self.outstanding.clear();
         self.shared.say("connecting");
         let mut link = self.connect(manager).await?;
         self.shared.say("fetching");
         loop {
             self.unpause();
-            let more = self.outstanding.len() == 1 && self.session.0 != 0 && !self.shared.work.lock().dirty.is_empty();
+            self.opening &= !self.outstanding.is_empty();
+            let settled = self.session.0 != 0 && !self.opening;
+            let more = self.outstanding.len() == 1 && settled && !self.shared.work.lock().dirty.is_empty();
             if self.outstanding.is_empty() || more {
                 match self.request(manager) {
                     Some(request) => {
@@ -270,11 +276,15 @@ impl Task {
             let mut work = self.shared.work.lock();
             let mut dirty = std::mem::take(&mut work.dirty);
             if full {
-                self.asked.clear();
                 dirty.extend(work.assigned.keys());
             }
             dirty.into_iter().map(|key| (key, work.assigned.get(&key).cloned())).collect()
         };
+        if full {
+            for (key, old) in std::mem::take(&mut self.asked) {
+                self.remember(key, old);
+            }
+        }
         let mut wanted: HashMap<TopicId, Vec<FetchPartition>> = HashMap::new();
         let mut forgotten: HashMap<TopicId, Vec<i32>> = HashMap::new();
         for (key, partition) in dirty {
@@ -316,6 +326,7 @@ impl Task {
         }
         // The first answer brings the session id, without which nothing can be added: it must come at once.
         let first = session_epoch == 0;
+        self.opening |= first;
         Some(FetchRequest {
             max_wait_ms: if first { 0 } else { self.max_wait_ms },
             min_bytes: 1,

@@ -1,0 +1,497 @@
+//! Brokers in one process: the real metadata state machine behind a fake quorum, real logs in a temporary directory,
+//! real sockets for replication, and Kafka frames through the real handlers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use chronik_core::controller::{
+    Change, Command, Endpoint, Endpoints, Envelope, FenceBroker, MetadataState, ProposalId, RegisterBroker,
+    UnfenceBroker,
+};
+use chronik_log::LogDir;
+use chronik_log::disk::RealDisk;
+use chronik_model::batch::{BatchBuilder, BatchHeader};
+use chronik_model::{
+    BrokerEpoch, ClusterId, ErrorCode, IncarnationId, NodeId, Offset, RaftIndex, TopicPartition, Uuid,
+};
+use chronik_wire::messages as m;
+use chronik_wire::{Message, Reader, Request, ResponseHeader, encode_request};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+
+use super::meta::{MetaClient, ProposeError, ProposeFuture};
+use super::{FlushMode, Groups, ReplicaManager, ReplicationConfig};
+use crate::api::{Api, ApiConfig, KafkaService, ReplicationService};
+use crate::net::{ConnectionInfo, Limits, Listener, NetMetrics, Response, Service, Started};
+
+/// The metadata of all brokers of a test; every proposal is committed at once.
+#[derive(Default)]
+struct Quorum {
+    state: RwLock<MetadataState>,
+    index: AtomicU64,
+    managers: Mutex<Vec<Weak<ReplicaManager>>>,
+    committing: Mutex<VecDeque<Vec<Change>>>,
+}
+
+impl Quorum {
+    fn commit(&self, command: Command) -> chronik_core::controller::CommandResult {
+        let index = self.index.fetch_add(1, Ordering::SeqCst) + 1;
+        let id = ProposalId { origin: NodeId(9), incarnation: IncarnationId::from_u128(1), sequence: index };
+        let mut queue = self.committing.lock();
+        let applied =
+            self.state.write().apply_envelope(RaftIndex(index), &Envelope::new(id, super::wall_ms(), command));
+        queue.push_back(applied.changes);
+        while let Some(changes) = queue.pop_front() {
+            let managers: Vec<_> = self.managers.lock().iter().filter_map(Weak::upgrade).collect();
+            for manager in managers {
+                manager.apply_changes(&changes);
+            }
+        }
+        applied.result
+    }
+}
+
+struct Member {
+    quorum: Arc<Quorum>,
+    node: NodeId,
+}
+
+impl MetaClient for Member {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn broker_epoch(&self) -> BrokerEpoch {
+        self.quorum.state.read().broker(self.node).map_or(BrokerEpoch::NONE, |broker| broker.epoch)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, MetadataState> {
+        self.quorum.state.read()
+    }
+
+    fn propose(&self, command: Command, _: Duration) -> ProposeFuture {
+        let quorum = Arc::clone(&self.quorum);
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || quorum.commit(command)).await.map_err(|_| ProposeError::Stopped)
+        })
+    }
+}
+
+struct Broker {
+    manager: Arc<ReplicaManager>,
+    api: Arc<Api>,
+    service: KafkaService,
+    connection: Arc<ConnectionInfo>,
+    stop: watch::Sender<bool>,
+    dir: tempfile::TempDir,
+}
+
+impl Broker {
+    async fn start(quorum: &Arc<Quorum>, node: i32, flush: FlushMode) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(quorum, node, flush, dir).await
+    }
+
+    async fn start_in(quorum: &Arc<Quorum>, node: i32, flush: FlushMode, dir: tempfile::TempDir) -> Self {
+        let log_dir = LogDir::new(Arc::new(RealDisk::open(dir.path()).unwrap()));
+        let meta = Arc::new(Member { quorum: Arc::clone(quorum), node: NodeId(node) });
+        let mut config = ReplicationConfig { flush, lag_max: Duration::from_secs(60), ..ReplicationConfig::default() };
+        config.groups.initial_rebalance_delay_ms = 0;
+        let manager = ReplicaManager::new(Arc::<Member>::clone(&meta), log_dir, false, config);
+        let groups = Groups::new(&manager);
+        let api_config = ApiConfig { offsets_partitions: 1, ..ApiConfig::default() };
+        let api = Api::new(meta, Arc::clone(&manager), groups, api_config);
+        let any = "127.0.0.1:0".parse().unwrap();
+        let service = Arc::new(ReplicationService(Arc::clone(&api)));
+        let metrics = Arc::new(NetMetrics::default());
+        let listener = Listener::bind("replication", any, service, Limits::default(), metrics).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(listener.run(stopped, Duration::from_millis(100)));
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port };
+        let endpoints = Endpoints {
+            kafka: endpoint.clone(),
+            replication: endpoint.clone(),
+            control: endpoint.clone(),
+            admin: endpoint,
+        };
+        quorum.managers.lock().push(Arc::downgrade(&manager));
+        let (quorum, starting) = (Arc::clone(quorum), Arc::clone(&manager));
+        tokio::task::spawn_blocking(move || {
+            if let Some(old) = quorum.state.read().broker(NodeId(node)).cloned() {
+                quorum.managers.lock().retain(|m| m.upgrade().is_some_and(|m| m.meta.node() != NodeId(node)));
+                quorum.managers.lock().push(Arc::downgrade(&starting));
+                drop(old);
+            }
+            let epoch = match quorum.commit(Command::RegisterBroker(RegisterBroker {
+                node: NodeId(node),
+                incarnation: IncarnationId::from_u128(rand::random()),
+                directories: vec![Uuid::from_u128(u128::from(node.unsigned_abs()) + 100)],
+                cluster_id: ClusterId::from("test"),
+                endpoints,
+                rack: None,
+                previous_broker_epoch: BrokerEpoch::NONE,
+                software_version: "test".into(),
+            })) {
+                chronik_core::controller::CommandResult::Registered(epoch) => epoch,
+                other => panic!("not registered: {other:?}"),
+            };
+            starting.reconcile_all();
+            quorum.commit(Command::UnfenceBroker(UnfenceBroker { node: NodeId(node), broker_epoch: epoch }));
+        })
+        .await
+        .unwrap();
+        manager.start().unwrap();
+        let connection = Arc::new(ConnectionInfo {
+            id: 1,
+            peer: "127.0.0.1:9".parse().unwrap(),
+            software: Mutex::new(None),
+            parked_fetch: Mutex::new(None),
+        });
+        Self { service: KafkaService(Arc::clone(&api)), manager, api, connection, stop, dir }
+    }
+
+    /// Stops as a killed process does: nothing is flushed or said.
+    fn kill(self) -> tempfile::TempDir {
+        self.stop.send_replace(true);
+        self.manager.stop.send_replace(true);
+        self.dir
+    }
+
+    async fn raw(&self, frame: Bytes) -> Response {
+        match self.service.start(&self.connection, frame) {
+            Started::Answered(response) => response,
+            Started::Ordered(future) | Started::Parked(future) => future.await,
+        }
+    }
+
+    async fn call<R: Request>(&self, version: i16, request: &R) -> R::Response {
+        let frame = encode_request(version, 7, Some("test".into()), request).unwrap().into_bytes().slice(4..);
+        let response = tokio::time::timeout(Duration::from_secs(20), self.raw(frame)).await.unwrap();
+        let Response::Frame(slices) = response else { panic!("no answer to {}: {response:?}", R::NAME) };
+        let mut bytes = BytesMut::new();
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        let mut reader = Reader::new(bytes.freeze().slice(4..));
+        assert_eq!(ResponseHeader::decode(&mut reader, R::KEY, version).unwrap().correlation_id, 7);
+        <R::Response as Message>::decode(&mut reader, version).unwrap()
+    }
+
+    async fn create(&self, topic: &str, partitions: i32, replicas: i16) {
+        let request = m::create_topics::CreateTopicsRequest {
+            topics: vec![m::create_topics::CreatableTopic {
+                name: topic.into(),
+                num_partitions: partitions,
+                replication_factor: replicas,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let response = self.call(7, &request).await;
+        assert_eq!(response.topics[0].error_code, 0, "{response:?}");
+    }
+
+    async fn produce(&self, topic: &str, acks: i16, values: &[&str]) -> m::produce::PartitionProduceResponse {
+        let mut batch = BatchBuilder::new(super::wall_ms());
+        values.iter().for_each(|value| batch.push(Some(b"k"), Some(value.as_bytes())));
+        let request = m::produce::ProduceRequest {
+            acks,
+            timeout_ms: 10_000,
+            topic_data: vec![m::produce::TopicProduceData {
+                name: topic.into(),
+                partition_data: vec![m::produce::PartitionProduceData { index: 0, records: Some(batch.build()) }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        self.call(11, &request).await.responses.remove(0).partition_responses.remove(0)
+    }
+
+    async fn fetch(&self, topic: &str, offset: i64, max_wait_ms: i32) -> m::fetch::PartitionData {
+        let request = m::fetch::FetchRequest {
+            max_wait_ms,
+            min_bytes: 1,
+            max_bytes: 1 << 20,
+            session_epoch: -1,
+            topics: vec![m::fetch::FetchTopic {
+                topic: topic.into(),
+                partitions: vec![m::fetch::FetchPartition {
+                    fetch_offset: offset,
+                    partition_max_bytes: 1 << 20,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        self.call(12, &request).await.responses.remove(0).partitions.remove(0)
+    }
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_produced_is_fetched_with_its_offsets() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    for (acks, base) in [(-1, 0), (1, 2)] {
+        let produced = broker.produce("t", acks, &["a", "b"]).await;
+        assert_eq!((produced.error_code, produced.base_offset), (0, base));
+    }
+    let fetched = broker.fetch("t", 0, 0).await;
+    assert_eq!((fetched.error_code, fetched.high_watermark), (0, 4));
+    let records = fetched.records.unwrap();
+    assert_eq!(BatchHeader::decode(&records).unwrap().base_offset, Offset(0));
+    assert_eq!(broker.fetch("t", 3, 0).await.records.unwrap().len(), records.len() / 2, "the whole batch of offset 3");
+    assert_eq!(broker.fetch("t", 5, 0).await.error_code, ErrorCode::OffsetOutOfRange.code());
+    assert_eq!(broker.fetch("missing", 0, 0).await.error_code, ErrorCode::UnknownTopicOrPartition.code());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_at_the_end_waits_for_the_next_record() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let started = std::time::Instant::now();
+    let (fetched, produced) = tokio::join!(broker.fetch("t", 0, 15_000), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        broker.produce("t", -1, &["late"]).await
+    });
+    assert_eq!(produced.error_code, 0);
+    assert!(!fetched.records.unwrap().is_empty());
+    assert!(started.elapsed() < Duration::from_secs(10), "it was not woken");
+    assert!(broker.fetch("t", 1, 30).await.records.unwrap().is_empty(), "and gives up at its deadline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn durable_acks_leave_after_the_sync_and_survive_a_kill() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::EveryAck).await;
+    broker.create("t", 1, 1).await;
+    for acks in [-1, 1] {
+        assert_eq!(broker.produce("t", acks, &["a"]).await.error_code, 0);
+        let partition = broker.manager.partition(&TopicPartition::new("t", 0)).unwrap();
+        assert!(partition.is_synced());
+    }
+    let dir = broker.kill();
+    let broker = Broker::start_in(&quorum, 1, FlushMode::EveryAck, dir).await;
+    eventually("leads again", || {
+        broker.manager.partition(&TopicPartition::new("t", 0)).is_some_and(|p| p.led_epoch().is_some())
+    })
+    .await;
+    assert_eq!(broker.fetch("t", 0, 0).await.high_watermark, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_hold_what_acks_all_acknowledged_and_lead_when_the_leader_dies() {
+    let quorum = Arc::default();
+    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    one.create("t", 1, 2).await;
+    let tp = TopicPartition::new("t", 0);
+    let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
+    let (leader, follower) = if leader_is_one { (one, two) } else { (two, one) };
+    for value in ["a", "b", "c"] {
+        assert_eq!(leader.produce("t", -1, &[value]).await.error_code, 0);
+    }
+    let behind = follower.manager.partition(&tp).unwrap();
+    assert_eq!(behind.log_end(), Offset(3), "acknowledged means held by the follower");
+    assert_eq!(follower.produce("t", -1, &["x"]).await.error_code, ErrorCode::NotLeaderOrFollower.code());
+
+    let dead = leader.manager.meta.node();
+    let epoch = quorum.state.read().broker(dead).unwrap().epoch;
+    leader.kill();
+    let committing = Arc::clone(&quorum);
+    let fence = Command::FenceBroker(FenceBroker { node: dead, broker_epoch: epoch, reason: "test".into() });
+    tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
+    assert!(behind.led_epoch().is_some(), "{:?}", behind.status());
+    let fetched = follower.fetch("t", 0, 1_000).await;
+    assert_eq!(fetched.error_code, 0);
+    let mut values = 0;
+    let mut records = fetched.records.unwrap();
+    while !records.is_empty() {
+        let header = BatchHeader::decode(&records).unwrap();
+        values += header.record_count;
+        records = records.slice(header.total_bytes..);
+    }
+    assert!(values <= 3);
+    assert_eq!(behind.log_end(), Offset(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_returned_follower_catches_up_and_joins_the_in_sync_set() {
+    let quorum = Arc::default();
+    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let two = Broker::start(&quorum, 2, FlushMode::EveryAck).await;
+    one.create("t", 1, 2).await;
+    let tp = TopicPartition::new("t", 0);
+    let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
+    let (leader, follower) = if leader_is_one { (one, two) } else { (two, one) };
+    let node = follower.manager.meta.node();
+    let epoch = quorum.state.read().broker(node).unwrap().epoch;
+    let dir = follower.kill();
+    let committing = Arc::clone(&quorum);
+    let fence = Command::FenceBroker(FenceBroker { node, broker_epoch: epoch, reason: "test".into() });
+    tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
+    assert_eq!(leader.produce("t", 1, &["while away"]).await.error_code, 0);
+
+    let follower = Broker::start_in(&quorum, node.0, FlushMode::Os, dir).await;
+    eventually("both in sync", || quorum.state.read().partition(&tp).unwrap().isr.len() == 2).await;
+    assert_eq!(leader.produce("t", -1, &["after"]).await.error_code, 0);
+    assert_eq!(follower.manager.partition(&tp).unwrap().log_end(), Offset(2));
+    let snapshot = follower.manager.snapshot(None);
+    assert_eq!((snapshot.fetchers.len(), snapshot.partitions[0].role), (1, "follower"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_under_its_name_shows_nothing_of_the_old_one() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    broker.produce("t", -1, &["old"]).await;
+    let delete = m::delete_topics::DeleteTopicsRequest {
+        topic_names: vec!["t".into()],
+        timeout_ms: 5_000,
+        ..Default::default()
+    };
+    assert_eq!(broker.call(5, &delete).await.responses[0].error_code, 0);
+    assert!(!broker.dir.path().join("data/t-0").exists());
+    broker.create("t", 1, 1).await;
+    let fetched = broker.fetch("t", 0, 0).await;
+    assert_eq!((fetched.error_code, fetched.high_watermark), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_joins_commits_and_finds_its_offset_after_a_restart() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    let found = broker.call(2, &find).await;
+    assert_eq!((found.error_code, found.node_id), (0, 1));
+
+    let mut join = m::join_group::JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![m::join_group::JoinGroupRequestProtocol { name: "range".into(), metadata: Bytes::new() }],
+        ..Default::default()
+    };
+    let mut joined = broker.call(9, &join).await;
+    for _ in 0..200 {
+        if joined.error_code != ErrorCode::CoordinatorLoadInProgress.code() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        joined = broker.call(9, &join).await;
+    }
+    assert_eq!(joined.error_code, ErrorCode::MemberIdRequired.code());
+    join.member_id = joined.member_id.clone();
+    let joined = broker.call(9, &join).await;
+    assert_eq!((joined.error_code, joined.leader.as_str()), (0, joined.member_id.as_str()));
+    let sync = m::sync_group::SyncGroupRequest {
+        group_id: "g".into(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        protocol_type: Some("consumer".into()),
+        protocol_name: Some("range".into()),
+        assignments: vec![m::sync_group::SyncGroupRequestAssignment {
+            member_id: joined.member_id.clone(),
+            assignment: Bytes::from_static(b"mine"),
+        }],
+        ..Default::default()
+    };
+    let synced = broker.call(5, &sync).await;
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"mine"[..]));
+    let commit = m::offset_commit::OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        topics: vec![m::offset_commit::OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![m::offset_commit::OffsetCommitRequestPartition {
+                committed_offset: 42,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    assert_eq!(broker.call(8, &commit).await.topics[0].partitions[0].error_code, 0);
+
+    broker.manager.shutdown().unwrap();
+    let dir = broker.kill();
+    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    let ask = m::offset_fetch::OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic {
+            name: "t".into(),
+            partition_indexes: vec![0],
+        }]),
+        ..Default::default()
+    };
+    let mut fetched = broker.call(7, &ask).await;
+    for _ in 0..200 {
+        if fetched.error_code == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fetched = broker.call(7, &ask).await;
+    }
+    assert_eq!(fetched.topics[0].partitions[0].committed_offset, 42, "{fetched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_advertised_api_is_answered_in_every_version_that_a_default_request_fits() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let ask = m::api_versions::ApiVersionsRequest {
+        client_software_name: "test".into(),
+        client_software_version: "1".into(),
+    };
+    let advertised = broker.call(3, &ask).await.api_keys;
+    assert_eq!(advertised.len(), broker.api.table.entries().count());
+    assert!(advertised.iter().any(|api| (api.api_key, api.min_version, api.max_version) == (0, 0, 13)));
+    for version in 0..=13 {
+        // Version 0 has no null: there the empty list asks for everything.
+        let topics = (version == 0).then(Vec::new);
+        let response = broker.call(version, &m::metadata::MetadataRequest { topics, ..Default::default() }).await;
+        assert_eq!(response.brokers.len(), 1, "v{version}");
+    }
+    // An unknown version of ApiVersions is answered in the format of version 0.
+    let mut frame = BytesMut::new();
+    frame.extend_from_slice(&[0, 18, 0, 99, 0, 0, 0, 7, 0, 1, b'x', 0]);
+    let Response::Frame(slices) = broker.raw(frame.freeze()).await else { panic!("not answered") };
+    let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+    assert_eq!(bytes[8..10], ErrorCode::UnsupportedVersion.code().to_be_bytes());
+    for bad in [&[0_u8, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff][..], &[0, 99, 0, 0, 0, 0, 0, 1, 0xff, 0xff], &[0, 1], &[]] {
+        let answer = broker.raw(Bytes::copy_from_slice(bad)).await;
+        assert!(matches!(answer, Response::Close(_)), "{bad:?} got {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_cannot_pose_as_followers_and_transactions_are_refused_for_good() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let request = m::fetch::FetchRequest { replica_id: 1, ..Default::default() };
+    let frame = encode_request(12, 1, None, &request).unwrap().into_bytes().slice(4..);
+    assert!(matches!(broker.raw(frame).await, Response::Close(_)));
+    let request =
+        m::init_producer_id::InitProducerIdRequest { transactional_id: Some("tx".into()), ..Default::default() };
+    let refused = broker.call(4, &request).await;
+    assert_eq!(refused.error_code, ErrorCode::TransactionalIdAuthorizationFailed.code());
+    let first = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
+    let second = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
+    assert_eq!((first.error_code, second.producer_id), (0, first.producer_id + 1));
+}
