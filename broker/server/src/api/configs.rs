@@ -18,12 +18,15 @@ pub(super) fn resource(kind: i8, name: &str) -> Result<ConfigResource, Refusal> 
             Some(problem) => Err(Refusal::new(ErrorCode::InvalidTopicException, problem)),
         },
         BROKER if name.is_empty() => Ok(ConfigResource::ClusterDefault),
-        BROKER => name.parse().map(|id| ConfigResource::Broker(NodeId(id))).map_err(|_| {
-            Refusal::new(ErrorCode::InvalidRequest, format!("{name:?} is not a broker id"))
-        }),
+        BROKER => name
+            .parse()
+            .map(|id| ConfigResource::Broker(NodeId(id)))
+            .map_err(|_| Refusal::new(ErrorCode::InvalidRequest, format!("{name:?} is not a broker id"))),
         other => Err(Refusal::new(
             ErrorCode::InvalidRequest,
-            format!("config resources of type {other} do not exist here; there are topics ({TOPIC}) and brokers ({BROKER})"),
+            format!(
+                "config resources of type {other} do not exist here; there are topics ({TOPIC}) and brokers ({BROKER})"
+            ),
         )),
     }
 }

@@ -107,7 +107,9 @@ fn result(topic: &CreatableTopic, outcome: Result<CommandResult, Refusal>) -> Cr
                 topic_config_error_code: ErrorCode::None.code(),
             }
         }
-        Ok(other) => refused(name, &Refusal::new(ErrorCode::UnknownServerError, format!("unexpected result {other:?}"))),
+        Ok(other) => {
+            refused(name, &Refusal::new(ErrorCode::UnknownServerError, format!("unexpected result {other:?}")))
+        }
         Err(refusal) => refused(name, &refusal),
     }
 }

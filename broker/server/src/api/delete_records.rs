@@ -28,8 +28,11 @@ pub(super) fn handle(api: &Arc<Api>, _: &Call, request: DeleteRecordsRequest) ->
         let deadline = Instant::now() + timeout_of(request.timeout_ms);
         let moving = tokio::task::spawn_blocking(move || {
             let topics = request.topics.into_iter().map(|topic| {
-                let moved: Vec<(i32, Moved)> =
-                    topic.partitions.iter().map(|one| (one.partition_index, move_start(&api, &topic.name, one))).collect();
+                let moved: Vec<(i32, Moved)> = topic
+                    .partitions
+                    .iter()
+                    .map(|one| (one.partition_index, move_start(&api, &topic.name, one)))
+                    .collect();
                 (topic.name, moved)
             });
             topics.collect::<Vec<_>>()

@@ -1,6 +1,6 @@
 //! DescribeConfigs: settings of topics and brokers with their layers.
 
-use chronik_core::controller::{ConfigView, ConfigResource};
+use chronik_core::controller::{ConfigResource, ConfigView};
 use chronik_model::ErrorCode;
 use chronik_wire::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResponse,
@@ -54,7 +54,8 @@ fn describe(
         ConfigResource::ClusterDefault => state.describe_broker_configs(None),
     };
     let keys = wanted.configuration_keys.as_ref().filter(|keys| !keys.is_empty());
-    let chosen = views.into_iter().filter(|view| keys.is_none_or(|keys| keys.iter().any(|k| *k == view.effective.name)));
+    let chosen =
+        views.into_iter().filter(|view| keys.is_none_or(|keys| keys.iter().any(|k| *k == view.effective.name)));
     Ok(chosen.map(|view| result(view, synonyms, documentation)).collect())
 }
 

@@ -22,13 +22,14 @@ fn describe(api: &Api, version: i16, group_id: &str) -> DescribedGroup {
         authorized_operations: NO_OPERATIONS,
         ..DescribedGroup::default()
     };
-    let described = match api.groups.query(group_id, |coordinator, _| coordinator.describe_groups(&[group_id.to_owned()])) {
-        Err(error) => return refused(error),
-        Ok(mut described) => match described.pop() {
-            Some(group) => group,
-            None => return refused(ErrorCode::UnknownServerError),
-        },
-    };
+    let described =
+        match api.groups.query(group_id, |coordinator, _| coordinator.describe_groups(&[group_id.to_owned()])) {
+            Err(error) => return refused(error),
+            Ok(mut described) => match described.pop() {
+                Some(group) => group,
+                None => return refused(ErrorCode::UnknownServerError),
+            },
+        };
     let missing = !described.found && described.error.is_none();
     DescribedGroup {
         error_code: if missing && version >= 6 { ErrorCode::GroupIdNotFound } else { described.error }.code(),

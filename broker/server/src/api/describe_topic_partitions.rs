@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use chronik_core::controller::{MetadataState, Topic};
 use chronik_model::{ErrorCode, NodeId, TopicName};
 use chronik_wire::messages::describe_topic_partitions::{
-    Cursor, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
-    DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+    Cursor, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
+    DescribeTopicPartitionsResponseTopic,
 };
 
 use super::metadata::{ids, offline};

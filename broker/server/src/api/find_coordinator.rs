@@ -25,7 +25,9 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: FindCoordinatorReques
             ErrorCode::TransactionalIdAuthorizationFailed,
             "transactions are not supported by this broker yet",
         )),
-        other => Some(Refusal::new(ErrorCode::InvalidRequest, format!("coordinators of type {other} do not exist here"))),
+        other => {
+            Some(Refusal::new(ErrorCode::InvalidRequest, format!("coordinators of type {other} do not exist here")))
+        }
     };
     if let Some(refusal) = refusal {
         return Outcome::Done(answer(version, keys.into_iter().map(|key| refused(key, &refusal)).collect()));
@@ -38,9 +40,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: FindCoordinatorReques
         let made = ensure_offsets_topic(&api).await;
         let coordinators = keys.into_iter().map(|key| match &made {
             Ok(()) => find(&api, key),
-            Err(refusal) => {
-                refused(key, &Refusal::new(ErrorCode::CoordinatorNotAvailable, refusal.message.clone()))
-            }
+            Err(refusal) => refused(key, &Refusal::new(ErrorCode::CoordinatorNotAvailable, refusal.message.clone())),
         });
         answer(version, coordinators.collect())
     }))

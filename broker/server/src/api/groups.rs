@@ -32,7 +32,10 @@ pub(super) async fn ensure_offsets_topic(api: &Arc<Api>) -> Result<(), Refusal> 
         partitions: api.config.offsets_partitions,
         replication_factor: api.config.offsets_replication_factor,
         assignments: Vec::new(),
-        configs: configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>(),
+        configs: configs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect::<BTreeMap<_, _>>(),
     };
     match admin::propose(api, Command::CreateTopic(command), CREATE_TIMEOUT).await {
         Ok(_) => Ok(()),

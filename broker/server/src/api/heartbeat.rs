@@ -7,8 +7,9 @@ use chronik_wire::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use super::{Api, Call, Outcome, owned};
 
 pub(super) fn handle(api: &Api, call: &Call, request: HeartbeatRequest) -> Outcome<HeartbeatResponse> {
-    let answer =
-        |error: ErrorCode| Outcome::Done(HeartbeatResponse { error_code: error.code(), ..HeartbeatResponse::default() });
+    let answer = |error: ErrorCode| {
+        Outcome::Done(HeartbeatResponse { error_code: error.code(), ..HeartbeatResponse::default() })
+    };
     if request.group_instance_id.is_some() && call.version < 3 {
         return answer(ErrorCode::UnsupportedVersion);
     }

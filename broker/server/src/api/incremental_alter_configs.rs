@@ -6,8 +6,7 @@ use std::sync::Arc;
 use chronik_core::controller::{AlterConfigs, Command, ConfigChange, ConfigOp};
 use chronik_model::ErrorCode;
 use chronik_wire::messages::incremental_alter_configs::{
-    AlterConfigsResource, AlterConfigsResourceResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsResource, AlterConfigsResourceResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
 
 use super::admin::propose_or_try;

@@ -29,7 +29,11 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ListOffsetsRequest) -
 }
 
 /// For followers: "latest" is the log end.
-pub(super) fn handle_follower(api: &Arc<Api>, call: &Call, request: ListOffsetsRequest) -> Outcome<ListOffsetsResponse> {
+pub(super) fn handle_follower(
+    api: &Arc<Api>,
+    call: &Call,
+    request: ListOffsetsRequest,
+) -> Outcome<ListOffsetsResponse> {
     start(api, call.version, request, true)
 }
 

@@ -1,6 +1,8 @@
 //! OffsetDelete: forgets committed offsets of topics that the group does not consume.
 
-use chronik_core::group::{GroupResponse, OffsetDeleteRequest as Delete, OffsetDeleteResponse as Deleted, TopicPartitions};
+use chronik_core::group::{
+    GroupResponse, OffsetDeleteRequest as Delete, OffsetDeleteResponse as Deleted, TopicPartitions,
+};
 use chronik_model::{ErrorCode, PartitionIndex, TopicName};
 use chronik_wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,

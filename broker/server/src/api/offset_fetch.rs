@@ -38,20 +38,25 @@ fn single(api: &Api, version: i16, request: &OffsetFetchRequest) -> OffsetFetchR
     let mut response = OffsetFetchResponse { error_code: fetched.error.code(), ..OffsetFetchResponse::default() };
     if version < 2 && !fetched.error.is_none() {
         // No place for an error of the group: every partition says it.
-        response.topics = request.topics.iter().flatten().map(|topic| OffsetFetchResponseTopic {
-            name: topic.name.clone(),
-            partitions: topic
-                .partition_indexes
-                .iter()
-                .map(|partition_index| OffsetFetchResponsePartition {
-                    partition_index: *partition_index,
-                    committed_offset: -1,
-                    metadata: Some("".into()),
-                    error_code: fetched.error.code(),
-                    ..OffsetFetchResponsePartition::default()
-                })
-                .collect(),
-        }).collect();
+        response.topics = request
+            .topics
+            .iter()
+            .flatten()
+            .map(|topic| OffsetFetchResponseTopic {
+                name: topic.name.clone(),
+                partitions: topic
+                    .partition_indexes
+                    .iter()
+                    .map(|partition_index| OffsetFetchResponsePartition {
+                        partition_index: *partition_index,
+                        committed_offset: -1,
+                        metadata: Some("".into()),
+                        error_code: fetched.error.code(),
+                        ..OffsetFetchResponsePartition::default()
+                    })
+                    .collect(),
+            })
+            .collect();
         return response;
     }
     response.topics = fetched

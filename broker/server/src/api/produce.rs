@@ -137,7 +137,9 @@ fn append(
     let records = data.records.clone().unwrap_or_default();
     let batches = match split_batches(&records) {
         Ok(batches) if batches.len() == 1 => batches,
-        Ok(_) => return failed(data.index, ErrorCode::InvalidRecord, "a produce holds exactly one batch per partition"),
+        Ok(_) => {
+            return failed(data.index, ErrorCode::InvalidRecord, "a produce holds exactly one batch per partition");
+        }
         Err(error) => return failed(data.index, error.code(), &error.to_string()),
     };
     if let Err(code) = check(version, &batches[0]) {

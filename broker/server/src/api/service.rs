@@ -31,7 +31,10 @@ pub(crate) fn client_table() -> ApiTable<Handler> {
     add(ApiKey::Metadata, handler!(m::metadata::MetadataRequest, super::metadata::handle));
     add(ApiKey::OffsetCommit, handler!(m::offset_commit::OffsetCommitRequest, super::offset_commit::handle));
     add(ApiKey::OffsetFetch, handler!(m::offset_fetch::OffsetFetchRequest, super::offset_fetch::handle));
-    add(ApiKey::FindCoordinator, handler!(m::find_coordinator::FindCoordinatorRequest, super::find_coordinator::handle));
+    add(
+        ApiKey::FindCoordinator,
+        handler!(m::find_coordinator::FindCoordinatorRequest, super::find_coordinator::handle),
+    );
     add(ApiKey::JoinGroup, handler!(m::join_group::JoinGroupRequest, super::join_group::handle));
     add(ApiKey::Heartbeat, handler!(m::heartbeat::HeartbeatRequest, super::heartbeat::handle));
     add(ApiKey::LeaveGroup, handler!(m::leave_group::LeaveGroupRequest, super::leave_group::handle));
@@ -47,9 +50,15 @@ pub(crate) fn client_table() -> ApiTable<Handler> {
         ApiKey::OffsetForLeaderEpoch,
         handler!(m::offset_for_leader_epoch::OffsetForLeaderEpochRequest, super::offset_for_leader_epoch::handle),
     );
-    add(ApiKey::DescribeConfigs, handler!(m::describe_configs::DescribeConfigsRequest, super::describe_configs::handle));
+    add(
+        ApiKey::DescribeConfigs,
+        handler!(m::describe_configs::DescribeConfigsRequest, super::describe_configs::handle),
+    );
     add(ApiKey::AlterConfigs, handler!(m::alter_configs::AlterConfigsRequest, super::alter_configs::handle));
-    add(ApiKey::DescribeLogDirs, handler!(m::describe_log_dirs::DescribeLogDirsRequest, super::describe_log_dirs::handle));
+    add(
+        ApiKey::DescribeLogDirs,
+        handler!(m::describe_log_dirs::DescribeLogDirsRequest, super::describe_log_dirs::handle),
+    );
     add(
         ApiKey::CreatePartitions,
         handler!(m::create_partitions::CreatePartitionsRequest, super::create_partitions::handle),
@@ -57,17 +66,26 @@ pub(crate) fn client_table() -> ApiTable<Handler> {
     add(ApiKey::DeleteGroups, handler!(m::delete_groups::DeleteGroupsRequest, super::delete_groups::handle));
     add(
         ApiKey::IncrementalAlterConfigs,
-        handler!(m::incremental_alter_configs::IncrementalAlterConfigsRequest, super::incremental_alter_configs::handle),
+        handler!(
+            m::incremental_alter_configs::IncrementalAlterConfigsRequest,
+            super::incremental_alter_configs::handle
+        ),
     );
     add(ApiKey::OffsetDelete, handler!(m::offset_delete::OffsetDeleteRequest, super::offset_delete::handle));
-    add(ApiKey::DescribeCluster, handler!(m::describe_cluster::DescribeClusterRequest, super::describe_cluster::handle));
+    add(
+        ApiKey::DescribeCluster,
+        handler!(m::describe_cluster::DescribeClusterRequest, super::describe_cluster::handle),
+    );
     add(
         ApiKey::ListConfigResources,
         handler!(m::list_config_resources::ListConfigResourcesRequest, super::list_config_resources::handle),
     );
     add(
         ApiKey::DescribeTopicPartitions,
-        handler!(m::describe_topic_partitions::DescribeTopicPartitionsRequest, super::describe_topic_partitions::handle),
+        handler!(
+            m::describe_topic_partitions::DescribeTopicPartitionsRequest,
+            super::describe_topic_partitions::handle
+        ),
     );
     table
 }

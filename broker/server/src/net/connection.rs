@@ -268,10 +268,10 @@ impl<S: Service> Connection<S> {
     fn next_frame(&mut self, cx: &mut Context<'_>) -> Result<NextFrame, Closed> {
         let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(NextFrame::Missing(READ_CHUNK)) };
         let stated = i32::from_be_bytes(*prefix);
-        let length = usize::try_from(stated)
-            .ok()
-            .filter(|length| *length <= self.limits.max_request_bytes)
-            .ok_or_else(|| Closed::Protocol(format!("frame of {stated} bytes, the limit is {}", self.limits.max_request_bytes)))?;
+        let length =
+            usize::try_from(stated).ok().filter(|length| *length <= self.limits.max_request_bytes).ok_or_else(
+                || Closed::Protocol(format!("frame of {stated} bytes, the limit is {}", self.limits.max_request_bytes)),
+            )?;
         if length > UNCOUNTED_BYTES && self.permit.is_none() && !self.poll_memory(cx, length) {
             return Ok(NextFrame::Memory);
         }

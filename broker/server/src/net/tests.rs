@@ -55,8 +55,7 @@ async fn serve(limits: Limits) -> Running {
     let service = Arc::new(Scripted::default());
     let metrics = Arc::new(NetMetrics::default());
     let any = "127.0.0.1:0".parse().unwrap();
-    let listener =
-        Listener::bind("test", any, Arc::clone(&service), limits, Arc::clone(&metrics)).await.unwrap();
+    let listener = Listener::bind("test", any, Arc::clone(&service), limits, Arc::clone(&metrics)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(listener.run(stopped, Duration::from_secs(5)));

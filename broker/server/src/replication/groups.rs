@@ -195,7 +195,8 @@ impl Shard {
                     let wait = Arc::new(AckWait::default());
                     let parked = Some((&wait, 0, mono_ms() + APPEND_TIMEOUT_MS));
                     let origin = AppendOrigin::Coordinator;
-                    let appended = self.partition.append(&[batch.build()], -1, origin, Some(self.epoch), parked, &mut out);
+                    let appended =
+                        self.partition.append(&[batch.build()], -1, origin, Some(self.epoch), parked, &mut out);
                     let result = match appended {
                         Ok(outcome) if outcome.waits => {
                             state.appends.push_back((ticket, wait));

@@ -46,11 +46,7 @@ impl Partition {
     pub(crate) fn end(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
         let inner = self.inner.lock();
         inner.replica.check_leader(current)?;
-        Ok(FoundOffset {
-            offset: inner.replica.log_end().0,
-            timestamp: -1,
-            leader_epoch: inner.replica.leader_epoch(),
-        })
+        Ok(FoundOffset { offset: inner.replica.log_end().0, timestamp: -1, leader_epoch: inner.replica.leader_epoch() })
     }
 
     /// The first record at or after `timestamp` that consumers may see. Blocks on the disk.
@@ -144,7 +140,11 @@ impl Partition {
 
 impl ReplicaManager {
     /// Moves the start of a led log; returns where to.
-    pub(crate) fn delete_records(self: &Arc<Self>, partition: &Arc<Partition>, offset: i64) -> Result<Offset, ErrorCode> {
+    pub(crate) fn delete_records(
+        self: &Arc<Self>,
+        partition: &Arc<Partition>,
+        offset: i64,
+    ) -> Result<Offset, ErrorCode> {
         let mut out = Vec::new();
         let moved = partition.delete_records(offset, &mut out);
         self.deliver(partition, out);

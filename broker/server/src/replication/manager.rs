@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::fetcher::Fetchers;
 use super::meta::{MetaClient, ProposeError};
-use super::partition::{Durability, Outgoing, Parts, Partition};
+use super::partition::{Durability, Outgoing, Partition, Parts};
 use super::storage::{self, Checkpoints};
 use super::{FlushMode, Groups, OFFSETS_TOPIC, ReplicationConfig};
 
@@ -256,14 +256,8 @@ impl ReplicaManager {
     }
 
     fn open(self: &Arc<Self>, tp: &TopicPartition, topic_id: TopicId, settings: Settings) -> Option<Arc<Partition>> {
-        let opened = storage::open(
-            &self.log_dir,
-            tp,
-            topic_id,
-            settings.log,
-            self.clean_shutdown,
-            &mut self.checkpoints.lock(),
-        );
+        let opened =
+            storage::open(&self.log_dir, tp, topic_id, settings.log, self.clean_shutdown, &mut self.checkpoints.lock());
         let (log, high_watermark) = match opened {
             Ok(opened) => opened,
             Err(error) => {

@@ -28,9 +28,9 @@ mod tests;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use groups::Groups;
+pub(crate) use lookup::FoundOffset;
 pub use manager::ReplicaManager;
 pub use partition::{AppendOutcome, Durability, Partition};
-pub(crate) use lookup::FoundOffset;
 pub(crate) use read::{FetchedPartition, ReadBudget, ReadKind};
 pub use status::{FetcherStatus, GroupShardStatus, PartitionStatus, ReplicationSnapshot};
 

@@ -371,7 +371,13 @@ impl Partition {
     }
 
     /// Takes changed settings over.
-    pub(super) fn apply_config(&self, log: LogConfig, replica: ReplicaConfig, deletes_old: bool, out: &mut Vec<Outgoing>) {
+    pub(super) fn apply_config(
+        &self,
+        log: LogConfig,
+        replica: ReplicaConfig,
+        deletes_old: bool,
+        out: &mut Vec<Outgoing>,
+    ) {
         let now = mono_ms();
         let mut inner = self.inner.lock();
         inner.log.set_config(log);

@@ -79,7 +79,12 @@ impl ReplicaManager {
     }
 
     /// Reads one partition for a fetch.
-    pub(crate) fn read(self: &Arc<Self>, partition: &Arc<Partition>, kind: ReadKind, budget: &ReadBudget<'_>) -> FetchedPartition {
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        partition: &Arc<Partition>,
+        kind: ReadKind,
+        budget: &ReadBudget<'_>,
+    ) -> FetchedPartition {
         let mut out = Vec::new();
         let planned = partition.plan(kind, budget, &mut out);
         if !out.is_empty() {

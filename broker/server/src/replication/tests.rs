@@ -434,10 +434,7 @@ async fn a_group_joins_commits_and_finds_its_offset_after_a_restart() {
     let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
     let ask = m::offset_fetch::OffsetFetchRequest {
         group_id: "g".into(),
-        topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic {
-            name: "t".into(),
-            partition_indexes: vec![0],
-        }]),
+        topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] }]),
         ..Default::default()
     };
     let mut fetched = broker.call(7, &ask).await;

@@ -61,7 +61,6 @@ impl AckTicket {
             wait.waker.wake();
         }
     }
-
 }
 
 /// Future of [`AckWait::all`].

@@ -56,7 +56,8 @@ pub(super) fn handle_follower(api: &Arc<Api>, call: &Call, request: FetchRequest
 fn start(api: &Arc<Api>, call: &Call, request: FetchRequest, reader: Reader) -> Outcome<FetchResponse> {
     // The answer to an earlier fetch of this connection need not wait any more.
     let wait = Arc::new(FetchWait::default());
-    if let Some(earlier) = call.connection.parked_fetch.lock().replace(Arc::downgrade(&wait)).and_then(|w| w.upgrade()) {
+    if let Some(earlier) = call.connection.parked_fetch.lock().replace(Arc::downgrade(&wait)).and_then(|w| w.upgrade())
+    {
         earlier.hurry();
     }
     let version = call.version;
@@ -191,8 +192,7 @@ impl Fetch {
                 if found.is_none() && self.api.meta.state().topic_by_id(*id).is_none() {
                     return Err(ErrorCode::UnknownTopicId);
                 }
-                let exists =
-                    found.is_some() || self.api.meta.state().partition_by_id(*id, wanted.partition).is_some();
+                let exists = found.is_some() || self.api.meta.state().partition_by_id(*id, wanted.partition).is_some();
                 (found, exists)
             }
             TopicRef::Name(name) => {

@@ -119,7 +119,9 @@ impl Session {
             known.high_watermark = result.high_watermark;
             known.log_start_offset = result.log_start_offset;
         }
-        if result.has_records && let Some(known) = self.order.remove(&place) {
+        if result.has_records
+            && let Some(known) = self.order.remove(&place)
+        {
             self.order.insert(self.next_place, known);
             self.places.insert(key.clone(), self.next_place);
             self.next_place += 1;
@@ -268,20 +270,11 @@ impl SessionCache {
                 }
                 let session = Arc::new(Mutex::new(session));
                 let id = self.admit(&session, request.follower, now_ms);
-                Ok(FetchContext {
-                    wanted: request.wanted,
-                    session: id.map(|id| (id, session)),
-                    incremental: false,
-                })
+                Ok(FetchContext { wanted: request.wanted, session: id.map(|id| (id, session)), incremental: false })
             }
             epoch => {
-                let shared = self
-                    .sessions
-                    .lock()
-                    .by_id
-                    .get(&request.id)
-                    .cloned()
-                    .ok_or(ErrorCode::FetchSessionIdNotFound)?;
+                let shared =
+                    self.sessions.lock().by_id.get(&request.id).cloned().ok_or(ErrorCode::FetchSessionIdNotFound)?;
                 let mut session = shared.lock();
                 if session.by_id != request.by_id {
                     return Err(ErrorCode::FetchSessionTopicIdError);
