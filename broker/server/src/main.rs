@@ -1,1 +1,172 @@
-fn main() {}
+//! The command line of `chronik-broker`. Parses, builds, runs, and turns the end into an exit code.
+//!
+//! Exit codes: 0 stopped in order; 64 configuration or usage; 65 the data directory belongs to another cluster or node,
+//! or is damaged; 66 another process is this broker; 69 the broker asked does not answer; 75 a fault that a restart may
+//! cure.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chronik_broker::config::{Config, EXIT_CONFIG, EXIT_TEMPORARY};
+use chronik_broker::{admin, local, startup, telemetry};
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser, Debug)]
+#[command(name = "chronik-broker", version, about = "A broker of a Chronik cluster")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a broker
+    Run(RunArgs),
+    /// Run a whole cluster on this machine
+    Local(local::Options),
+    /// Show what a running broker knows, on one screen
+    Status(AskArgs),
+    /// Examine a running cluster: what is wrong, where, and what to do
+    Doctor(AskArgs),
+    /// Print every setting with its value, its source and its meaning
+    Config(ConfigArgs),
+    /// Print the version
+    Version,
+}
+
+#[derive(Args, Debug)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, env = "CHRONIK_CONFIG")]
+    config: Option<PathBuf>,
+    /// One setting, stronger than file and environment; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print the effective configuration and end
+    #[arg(long)]
+    print_config: bool,
+    /// End when the parent process ends
+    #[arg(long)]
+    die_with_parent: bool,
+}
+
+#[derive(Args, Debug)]
+struct AskArgs {
+    /// Admin address of the broker
+    #[arg(long, default_value = "127.0.0.1:9392")]
+    admin: String,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_CONFIG } else { 0 };
+            // Nowhere to say that nothing can be said.
+            let _printed = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EXIT_TEMPORARY, &error),
+    };
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run(&args).await,
+            Command::Local(options) => local::run(options).await,
+            Command::Status(args) => admin::show::status(&args.admin, args.json).await,
+            Command::Doctor(args) => admin::show::doctor(&args.admin, args.json).await,
+            Command::Config(args) => print_config(&args),
+            Command::Version => {
+                println!("chronik-broker {}", env!("CARGO_PKG_VERSION"));
+                ExitCode::SUCCESS
+            }
+        }
+    });
+    // Tasks that still wait for somebody must not hold up the end.
+    runtime.shutdown_background();
+    code
+}
+
+fn load(args: &ConfigArgs) -> Result<Config, ExitCode> {
+    let pairs = args.set.iter().map(String::as_str);
+    Config::load(args.config.as_deref(), pairs).map_err(|error| fail(EXIT_CONFIG, &error))
+}
+
+fn print_config(args: &ConfigArgs) -> ExitCode {
+    match load(args) {
+        Ok(config) => {
+            print!("{}", config.describe());
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+async fn run(args: &RunArgs) -> ExitCode {
+    if args.print_config {
+        return print_config(&args.config);
+    }
+    if args.die_with_parent
+        && let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    {
+        return fail(EXIT_TEMPORARY, &error);
+    }
+    let config = match load(&args.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let switch = match telemetry::start(&config.tracing) {
+        Ok(switch) => switch,
+        Err(error) => return fail(EXIT_CONFIG, &error),
+    };
+    tracing::info!("{}", startup::describe(&config));
+    let (stop, stopping) = watch::channel(false);
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return fail(EXIT_TEMPORARY, &error),
+    };
+    let signals = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        // Keeps `stop` alive; a second signal ends the process at once.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(i32::from(EXIT_TEMPORARY));
+    };
+    let signals = tokio::spawn(signals);
+    let result = startup::run(config, switch, stopping).await;
+    signals.abort();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the broker ends");
+            fail(error.exit_code(), &error)
+        }
+    }
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("chronik-broker: {error}");
+    ExitCode::from(code)
+}

@@ -20,7 +20,7 @@ use crate::peer::proto::{self, heartbeat_reply};
 use crate::replication::meta::ProposeError;
 
 /// Longest wait for one registration attempt.
-const ATTEMPT: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(3);
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_millis(100);
 /// Time between heartbeats while something is expected of the leader: unfencing, or permission to stop.

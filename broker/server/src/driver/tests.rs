@@ -80,7 +80,12 @@ impl Cluster {
             backoff: (Duration::from_millis(50), Duration::from_millis(300)),
         };
         let parts = Parts {
-            identity: Identity { node, incarnation, address: format!("127.0.0.1:{port}") },
+            identity: Identity {
+                node,
+                incarnation,
+                address: format!("127.0.0.1:{port}"),
+                kafka_address: "127.0.0.1:1".into(),
+            },
             cluster_id: Some(ClusterId::from("c")),
             config,
             directory: Arc::clone(&directory),
@@ -276,7 +281,7 @@ async fn a_second_process_of_the_same_broker_is_not_registered_while_the_first_l
     let twin = chronik_core::controller::RegisterBroker {
         node: NodeId(1),
         incarnation: Uuid([99; 16]),
-        directories: vec![Uuid([101; 16])],
+        directories: vec![Uuid([99; 16])],
         cluster_id: ClusterId::from("c"),
         endpoints: Endpoints {
             kafka: endpoint.clone(),

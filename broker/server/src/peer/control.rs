@@ -49,6 +49,20 @@ pub enum ControlError {
     },
 }
 
+/// Why a peer does not say how it is.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] super::transport::ConnectError),
+    /// Too late.
+    #[error("no answer in time")]
+    Timeout,
+    /// The peer, or the connection to it, failed.
+    #[error("{0}")]
+    Failed(Box<Status>),
+}
+
 /// Asks peers.
 #[derive(Clone, Debug)]
 pub struct ControlClient {
@@ -113,12 +127,18 @@ impl ControlClient {
         self.ask(peer, timeout, |mut client| async move { client.membership(request).await }).await
     }
 
-    /// Asks `peer` how it is.
+    /// Asks `peer` how it is, also when it does not let our stream in.
     ///
     /// # Errors
-    /// When there is no answer.
-    pub async fn status(&self, peer: NodeId, timeout: Duration) -> Result<StatusReply, ControlError> {
-        self.ask(peer, timeout, |mut client| async move { client.status(StatusRequest {}).await }).await
+    /// When it cannot be reached or does not answer.
+    pub async fn status(&self, peer: NodeId, timeout: Duration) -> Result<StatusReply, StatusError> {
+        let asking = async {
+            let channel = self.transport.any_channel(peer).await?;
+            let mut client = PeerClient::new(channel).max_decoding_message_size(64 << 20);
+            let answer = client.status(StatusRequest {}).await.map_err(|status| StatusError::Failed(Box::new(status)))?;
+            Ok(answer.into_inner())
+        };
+        tokio::time::timeout(timeout, asking).await.map_err(|_| StatusError::Timeout)?
     }
 
     /// Asks `peer` whether it reaches `node`.

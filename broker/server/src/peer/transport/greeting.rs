@@ -22,6 +22,8 @@ pub struct Greeting {
     pub incarnation: IncarnationId,
     /// Where its Raft listener is reached.
     pub address: String,
+    /// Where its Kafka listener is reached.
+    pub kafka_address: String,
     /// Its term, leader, commit index and founding voters.
     pub position: Position,
 }
@@ -59,6 +61,7 @@ pub(super) fn ours(
         bootstrap_voters: position.bootstrap_voters.iter().map(|id| id.0).collect(),
         expected_node: expected.map_or(0, |id| id.0),
         protocol: PROTOCOL,
+        kafka_address: identity.kafka_address.clone(),
     }
 }
 
@@ -105,7 +108,10 @@ pub(super) fn check(
     }
     if node == me && incarnation != identity.incarnation.0 {
         let message =
-            format!("two brokers with node id {me}: one at {} and one at {}", identity.address, hello.address);
+            format!(
+                "two brokers with node id {me}: one at {} (Kafka {}) and one at {} (Kafka {})",
+                identity.address, identity.kafka_address, hello.address, hello.kafka_address
+            );
         return refuse(Reason::DuplicateNode, message);
     }
     let bootstrap_voters: Vec<NodeId> = hello.bootstrap_voters.iter().map(|id| NodeId(*id)).collect();
@@ -125,6 +131,7 @@ pub(super) fn check(
         cluster_id: theirs,
         incarnation: Uuid(incarnation),
         address: hello.address.clone(),
+        kafka_address: hello.kafka_address.clone(),
         position: Position {
             term: hello.term,
             leader: Some(NodeId(hello.leader)).filter(|id| id.0 > 0),
@@ -145,7 +152,7 @@ mod tests {
     use proto::refusal::Reason;
 
     fn identity(node: i32, run: u8) -> Identity {
-        Identity { node: NodeId(node), incarnation: Uuid([run; 16]), address: format!("host-{node}:1") }
+        Identity { node: NodeId(node), incarnation: Uuid([run; 16]), address: format!("host-{node}:1"), kafka_address: format!("host-{node}:2") }
     }
 
     fn voters(ids: &[i32]) -> Position {

@@ -99,8 +99,12 @@ impl Inner {
             && other.greeting.incarnation != greeting.incarnation
         {
             let message = format!(
-                "two brokers with node id {}: one at {} is connected, one at {} wants to be",
-                greeting.node, other.greeting.address, greeting.address
+                "two brokers with node id {}: one at {} (Kafka {}) is connected, one at {} (Kafka {}) wants to be",
+                greeting.node,
+                other.greeting.address,
+                other.greeting.kafka_address,
+                greeting.address,
+                greeting.kafka_address
             );
             return Err(RefusedGreeting::new(refusal::Reason::DuplicateNode, message));
         }

@@ -26,6 +26,8 @@ use super::{Inner, PeerEvent, SendOutcome};
 use crate::peer::proto::peer_client::PeerClient;
 use crate::peer::proto::{self, Frame, Reply, frame, refusal, reply};
 
+/// Time without messages after which an empty frame is sent.
+const QUIET: Duration = Duration::from_secs(1);
 /// Most messages and bytes in one frame.
 const FRAME: (usize, usize) = (256, 1 << 20);
 
@@ -44,6 +46,8 @@ pub(super) struct Link {
     connected: AtomicBool,
     was_connected: AtomicBool,
     connects: AtomicU64,
+    /// Monotonic; 0 = never.
+    last_sent: AtomicU64,
     transfers: AtomicU64,
     sending_snapshot: AtomicBool,
     sent: Counters,
@@ -62,6 +66,7 @@ impl Link {
             connected: AtomicBool::new(false),
             was_connected: AtomicBool::new(false),
             connects: AtomicU64::new(0),
+            last_sent: AtomicU64::new(0),
             transfers: AtomicU64::new(0),
             sending_snapshot: AtomicBool::new(false),
             sent: Counters::default(),
@@ -118,6 +123,10 @@ impl Link {
             remote: state.remote.clone(),
             connects: self.connects.load(Ordering::Relaxed),
             queued: self.queue.max_capacity() - self.queue.capacity(),
+            last_sent_ms_ago: match self.last_sent.load(Ordering::Relaxed) {
+                0 => None,
+                at => Some(crate::replication::mono_ms().saturating_sub(at)),
+            },
             send_dropped: self.sent.dropped(),
             sent: self.sent.by_type(),
             peer_term: greeting.map(|g| g.position.term),
@@ -272,10 +281,16 @@ impl Link {
             let received = tokio::select! {
                 received = messages.recv_many(&mut batch, FRAME.0) => received,
                 ended = replies.message() => return ended_by(ended),
+                // Lets the peer tell a quiet stream from a dead one.
+                () = tokio::time::sleep(QUIET) => {
+                    let _full_is_not_quiet = frames.try_send(Frame { kind: None });
+                    continue;
+                }
             };
             if received == 0 {
                 return "the queue was closed".into();
             }
+            self.last_sent.store(crate::replication::mono_ms(), Ordering::Relaxed);
             let mut pending = proto::Messages::default();
             let mut bytes = 0;
             let mut frames_ready = Vec::new();

@@ -82,6 +82,8 @@ pub struct Identity {
     pub incarnation: IncarnationId,
     /// Where our Raft listener is reached.
     pub address: String,
+    /// Where our Kafka listener is reached; for people who look for one of two brokers with the same id.
+    pub kafka_address: String,
 }
 
 /// What happened on the way to a peer.
@@ -323,6 +325,18 @@ impl Transport {
             (Err(error), _) => Err(error.to_string()),
             (Ok(address), Ok((_, remote))) => Ok(format!("{address} ({remote}) accepts connections")),
             (Ok(_), Err(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// A connection to `peer`: the one in use, or one of its own when our stream is refused or down. For questions that a
+    /// broker of another opinion must answer too.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    pub async fn any_channel(&self, peer: NodeId) -> Result<Channel, ConnectError> {
+        match self.channel(peer) {
+            Some(channel) => Ok(channel),
+            None => connect::channel(&self.inner, peer).await.map(|(channel, _)| channel),
         }
     }
 

@@ -5,26 +5,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use chronik_consensus::mirror::{MessageType, RaftMessage};
 
+/// Names as in eraftpb, which everybody who knows raft-rs or etcd reads.
 const TYPES: [(&str, MessageType); 19] = [
-    ("hup", MessageType::Hup),
-    ("beat", MessageType::Beat),
-    ("propose", MessageType::Propose),
-    ("append", MessageType::Append),
-    ("append_response", MessageType::AppendResponse),
-    ("request_vote", MessageType::RequestVote),
-    ("request_vote_response", MessageType::RequestVoteResponse),
-    ("snapshot", MessageType::Snapshot),
-    ("heartbeat", MessageType::Heartbeat),
-    ("heartbeat_response", MessageType::HeartbeatResponse),
-    ("unreachable", MessageType::Unreachable),
-    ("snap_status", MessageType::SnapStatus),
-    ("check_quorum", MessageType::CheckQuorum),
-    ("transfer_leader", MessageType::TransferLeader),
-    ("timeout_now", MessageType::TimeoutNow),
-    ("read_index", MessageType::ReadIndex),
-    ("read_index_response", MessageType::ReadIndexResp),
-    ("request_pre_vote", MessageType::RequestPreVote),
-    ("request_pre_vote_response", MessageType::RequestPreVoteResponse),
+    ("MsgHup", MessageType::Hup),
+    ("MsgBeat", MessageType::Beat),
+    ("MsgPropose", MessageType::Propose),
+    ("MsgAppend", MessageType::Append),
+    ("MsgAppendResponse", MessageType::AppendResponse),
+    ("MsgRequestVote", MessageType::RequestVote),
+    ("MsgRequestVoteResponse", MessageType::RequestVoteResponse),
+    ("MsgSnapshot", MessageType::Snapshot),
+    ("MsgHeartbeat", MessageType::Heartbeat),
+    ("MsgHeartbeatResponse", MessageType::HeartbeatResponse),
+    ("MsgUnreachable", MessageType::Unreachable),
+    ("MsgSnapStatus", MessageType::SnapStatus),
+    ("MsgCheckQuorum", MessageType::CheckQuorum),
+    ("MsgTransferLeader", MessageType::TransferLeader),
+    ("MsgTimeoutNow", MessageType::TimeoutNow),
+    ("MsgReadIndex", MessageType::ReadIndex),
+    ("MsgReadIndexResp", MessageType::ReadIndexResp),
+    ("MsgRequestPreVote", MessageType::RequestPreVote),
+    ("MsgRequestPreVoteResponse", MessageType::RequestPreVoteResponse),
 ];
 
 /// Name of a message's type, for logs and counters.
@@ -95,6 +96,8 @@ pub struct LinkStatus {
     pub remote: Option<String>,
     /// Streams established so far.
     pub connects: u64,
+    /// Time since a message was sent; `null` = never.
+    pub last_sent_ms_ago: Option<u64>,
     /// Messages waiting.
     pub queued: usize,
     /// Messages dropped on the way out, because the peer was not connected or its queue was full.

@@ -97,6 +97,7 @@ impl Plan {
             node: NodeId(self.node),
             incarnation: Uuid([self.run; 16]),
             address: format!("127.0.0.1:{port}"),
+            kafka_address: format!("127.0.0.1:{}", port - 1),
         };
         let parts = Parts {
             identity,
@@ -170,8 +171,8 @@ async fn messages_arrive_in_order_and_are_counted_by_type() {
             }
         }
     }
-    assert_eq!(one.status_of(2).sent["heartbeat"], 1000);
-    assert_eq!(two.status_of(1).received["heartbeat"], 1000);
+    assert_eq!(one.status_of(2).sent["MsgHeartbeat"], 1000);
+    assert_eq!(two.status_of(1).received["MsgHeartbeat"], 1000);
     assert_eq!(one.status_of(2).state, "connected");
     assert_eq!(one.status_of(2).peer_term, Some(7));
     assert!(two.status_of(1).inbound.is_some());
@@ -213,7 +214,7 @@ async fn stuck_peer(listener: TcpListener) {
     impl Peer for Stuck {
         type RaftStream = Replies;
         async fn raft(&self, request: Request<Streaming<Frame>>) -> Result<Response<Replies>, Status> {
-            let identity = Identity { node: NodeId(2), incarnation: Uuid([2; 16]), address: "stuck:1".into() };
+            let identity = Identity { node: NodeId(2), incarnation: Uuid([2; 16]), address: "stuck:1".into(), kafka_address: "stuck:2".into() };
             let hello = greeting::ours(&identity, None, &Position::default(), None);
             let first = futures::stream::iter([Ok(Reply { kind: Some(proto::reply::Kind::Hello(hello)) })]);
             let unread = request.into_inner();
@@ -308,7 +309,7 @@ async fn a_second_broker_with_the_same_id_is_refused_and_both_addresses_are_name
     twin.transport.prewarm();
     let event = twin.event(|event| matches!(event, PeerEvent::Duplicate { .. })).await;
     let PeerEvent::Duplicate { message, .. } = event else { unreachable!() };
-    for port in [two.port, twin.port] {
+    for port in [two.port, twin.port, two.port - 1, twin.port - 1] {
         assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
     }
 }

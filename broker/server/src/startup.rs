@@ -1,1 +1,0 @@
-//! Start-up order of a broker.
