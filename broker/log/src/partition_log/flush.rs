@@ -158,6 +158,14 @@ impl PartitionLog {
     /// # Errors
     /// As [`FlushPlan::run`].
     pub fn close(mut self) -> Result<Offset, LogError> {
+        self.settle()
+    }
+
+    /// What [`PartitionLog::close`] does, for an owner that cannot give the log away.
+    ///
+    /// # Errors
+    /// As [`FlushPlan::run`].
+    pub fn settle(&mut self) -> Result<Offset, LogError> {
         self.flush()?;
         self.active().store_index(&self.log_dir, &self.dir);
         self.store_snapshot();

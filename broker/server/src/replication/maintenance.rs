@@ -149,8 +149,7 @@ impl ReplicaManager {
         self.committer_work.1.notify_all();
         for partition in self.partitions() {
             let mut inner = partition.inner.lock();
-            inner.log.flush()?;
-            // Rolling would leave an empty segment; the snapshot of producers is replayed from the last one instead.
+            inner.log.settle()?;
         }
         self.write_checkpoints(&Written::default())?;
         Ok(())

@@ -98,7 +98,13 @@ impl Broker {
     async fn start_in(quorum: &Arc<Quorum>, node: i32, flush: FlushMode, dir: tempfile::TempDir) -> Self {
         let log_dir = LogDir::new(Arc::new(RealDisk::open(dir.path()).unwrap()));
         let meta = Arc::new(Member { quorum: Arc::clone(quorum), node: NodeId(node) });
-        let mut config = ReplicationConfig { flush, lag_max: Duration::from_secs(60), ..ReplicationConfig::default() };
+        let mut config = ReplicationConfig {
+            flush,
+            lag_max: Duration::from_secs(60),
+            // Long enough that a wake-up that is missing shows.
+            fetch_max_wait: Duration::from_secs(15),
+            ..ReplicationConfig::default()
+        };
         config.groups.initial_rebalance_delay_ms = 0;
         let manager = ReplicaManager::new(Arc::<Member>::clone(&meta), log_dir, false, config);
         let groups = Groups::new(&manager);
@@ -491,4 +497,122 @@ async fn clients_cannot_pose_as_followers_and_transactions_are_refused_for_good(
     let first = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
     let second = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
     assert_eq!((first.error_code, second.producer_id), (0, first.producer_id + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_assigned_while_the_fetcher_waits_is_replicated_at_once() {
+    let quorum = Arc::default();
+    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    let brokers = [one, two];
+    let started = std::time::Instant::now();
+    for topic in ["a", "b", "c", "d", "e", "f"] {
+        brokers[0].create(topic, 1, 2).await;
+        let tp = TopicPartition::new(topic, 0);
+        let led = |broker: &&Broker| broker.manager.partition(&tp).is_some_and(|p| p.led_epoch().is_some());
+        let leader = brokers.iter().find(led).unwrap();
+        assert_eq!(leader.produce(topic, -1, &["x"]).await.error_code, 0);
+        // Let both fetchers park, so that the next topic finds them waiting.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_returns_drops_what_nobody_else_had_and_takes_over_what_the_new_leader_wrote() {
+    let quorum = Arc::default();
+    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    one.create("t", 1, 2).await;
+    let tp = TopicPartition::new("t", 0);
+    let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
+    let (old, new) = if leader_is_one { (one, two) } else { (two, one) };
+    assert_eq!(old.produce("t", -1, &["common"]).await.error_code, 0);
+    // The follower stops to fetch but stays in sync as far as anybody knows.
+    new.manager.stop.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(old.produce("t", 1, &["lost"]).await.error_code, 0);
+    assert_eq!(new.manager.partition(&tp).unwrap().log_end(), Offset(1));
+
+    let node = old.manager.meta.node();
+    let epoch = quorum.state.read().broker(node).unwrap().epoch;
+    old.manager.shutdown().unwrap();
+    let dir = old.kill();
+    let committing = Arc::clone(&quorum);
+    let fence = Command::FenceBroker(FenceBroker { node, broker_epoch: epoch, reason: "test".into() });
+    tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
+    assert_eq!(new.produce("t", 1, &["kept", "kept too"]).await.error_code, 0);
+
+    let old = Broker::start_in(&quorum, node.0, FlushMode::Os, dir).await;
+    eventually("caught up", || old.manager.partition(&tp).is_some_and(|p| p.log_end() == Offset(3))).await;
+    let bytes = |broker: &Broker| {
+        let partition = broker.manager.partition(&tp).unwrap();
+        partition.read_log(Offset(0), 1 << 20, Offset(3)).unwrap()
+    };
+    assert_eq!(bytes(&old), bytes(&new), "the logs are the same byte for byte");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotent_batch_that_is_sent_twice_is_in_the_log_once() {
+    use chronik_model::{ProducerEpoch, ProducerId};
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let batch = |sequence| {
+        let mut batch = BatchBuilder::new(super::wall_ms()).producer(ProducerId(5), ProducerEpoch(0), sequence);
+        batch.push(None, Some(b"v"));
+        batch.build()
+    };
+    let send = |records: Bytes| m::produce::ProduceRequest {
+        acks: -1,
+        timeout_ms: 5_000,
+        topic_data: vec![m::produce::TopicProduceData {
+            name: "t".into(),
+            partition_data: vec![m::produce::PartitionProduceData { index: 0, records: Some(records) }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    for (sequence, expected) in [(0, (0, 0)), (1, (0, 1)), (0, (0, 0)), (1, (0, 1)), (7, (45, -1))] {
+        let answer = broker.call(9, &send(batch(sequence))).await.responses.remove(0).partition_responses.remove(0);
+        assert_eq!((answer.error_code, answer.base_offset), expected, "sequence {sequence}");
+    }
+    assert_eq!(broker.fetch("t", 0, 0).await.high_watermark, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_found_by_time_and_deleted_records_stay_deleted() {
+    let quorum = Arc::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let before = super::wall_ms();
+    for value in ["a", "b", "c"] {
+        broker.produce("t", -1, &[value]).await;
+    }
+    let list = |timestamp| m::list_offsets::ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![m::list_offsets::ListOffsetsTopic {
+            name: "t".into(),
+            partitions: vec![m::list_offsets::ListOffsetsPartition { timestamp, ..Default::default() }],
+        }],
+        ..Default::default()
+    };
+    let delete = m::delete_records::DeleteRecordsRequest {
+        topics: vec![m::delete_records::DeleteRecordsTopic {
+            name: "t".into(),
+            partitions: vec![m::delete_records::DeleteRecordsPartition { partition_index: 0, offset: 2 }],
+        }],
+        timeout_ms: 5_000,
+    };
+    let mut expected = vec![(-1, 3), (-2, 0), (before, 0), (before + 600_000, -1), (-4, 0), (-5, -1)];
+    for round in 0..2 {
+        for (timestamp, offset) in &expected {
+            let found = broker.call(11, &list(*timestamp)).await.topics.remove(0).partitions.remove(0);
+            assert_eq!((found.error_code, found.offset), (0, *offset), "timestamp {timestamp}, round {round}");
+        }
+        let deleted = broker.call(2, &delete).await.topics.remove(0).partitions.remove(0);
+        assert_eq!((deleted.error_code, deleted.low_watermark), (0, 2));
+        expected = vec![(-1, 3), (-2, 2), (before, 2)];
+    }
+    assert_eq!(broker.fetch("t", 1, 0).await.error_code, ErrorCode::OffsetOutOfRange.code());
 }
