@@ -23,7 +23,7 @@ impl PartitionReplica {
         if self.io_fenced {
             return Err(ErrorCode::KafkaStorageError);
         }
-        if acks == -1 && state.isr.len() < self.effective_min_isr() {
+        if acks == -1 && self.is_under_min_isr(state) {
             return Err(ErrorCode::NotEnoughReplicas);
         }
         Ok(leadership.epoch)
@@ -209,12 +209,16 @@ impl PartitionReplica {
     /// are about to join. It never falls, and stands still while too few replicas are in sync (KIP-966).
     pub(super) fn advance_high_watermark(&mut self, now_ms: u64) -> Option<Effect> {
         let (Role::Leader(leadership), Some(state)) = (&self.role, &self.committed) else { return None };
-        if self.io_fenced || state.isr.len() < self.effective_min_isr() {
+        if self.io_fenced || self.is_under_min_isr(state) {
             return None;
         }
         let mut lowest = self.log_end;
         for (node, progress) in &leadership.followers {
-            let counts = leadership.in_maximal_isr(&state.isr, *node)
+            let in_sync = leadership.in_maximal_isr(&state.isr, *node);
+            if in_sync && self.left_by_now(*node, progress.broker_epoch) {
+                return None;
+            }
+            let counts = in_sync
                 || (progress.caught_up(self.log_end, self.config.lag_max_ms, now_ms)
                     && progress.eligible(self.brokers.get(node)));
             if counts {
@@ -226,6 +230,20 @@ impl PartitionReplica {
         }
         self.high_watermark = lowest;
         Some(Effect::HighWatermark(lowest))
+    }
+
+    /// Whether nothing may be committed with acks=all. Eligible leaders exist only where the controller counts the
+    /// in-sync set as too small; they are in the same record as the set, while a changed `min.insync.replicas` may
+    /// reach us later. To commit past them by the old setting would lose it when one of them is elected.
+    fn is_under_min_isr(&self, state: &PartitionState) -> bool {
+        state.isr.len() < self.effective_min_isr() || !state.elr.is_empty()
+    }
+
+    /// Whether the committed in-sync set that we know is outdated as to `node`: a fenced broker is never in sync, and
+    /// neither is one that registered again, which its fetch tells us before the metadata does. What only it and we
+    /// have is then no longer safe, because it may not be elected.
+    fn left_by_now(&self, node: NodeId, fetched_as: Option<BrokerEpoch>) -> bool {
+        self.brokers.get(&node).is_some_and(|known| known.fenced || fetched_as.is_some_and(|epoch| epoch > known.epoch))
     }
 
     fn effective_min_isr(&self) -> usize {

@@ -249,3 +249,36 @@ fn a_reassignment_adds_and_removes_followers_within_a_leadership() {
     assert_eq!(node.on_follower_fetch(&fetch_of(3, 10), no_epochs, 2), refused);
     assert_eq!(nodes(proposal(&served(&mut node, &fetch_of(4, 10), 2)).unwrap()), [1, 2, 4]);
 }
+
+#[test]
+fn while_there_are_eligible_leaders_nothing_is_committed_whatever_the_setting_says() {
+    // min.insync.replicas was raised to 2 and node 2 fenced; the set reaches the leader before the setting does.
+    let mut leader = leader(1, facts(10, 10, Some(4)), &[1, 2]);
+    let mut shrunk = state(1, 5, 51, &[1]);
+    shrunk.elr = vec![NodeId(2)];
+    leader.apply_metadata(&shrunk, all_up, 1);
+    assert_eq!(leader.check_append(-1), Err(ErrorCode::NotEnoughReplicas));
+    assert_eq!(leader.check_append(1), Ok(LeaderEpoch(5)));
+    assert_eq!(leader.on_append(Offset(11), 2), []);
+    assert_eq!(leader.high_watermark(), Offset(10), "node 2 may still be elected and lacks offset 10");
+    let mut lowered = state(1, 5, 52, &[1]);
+    lowered.elr.clear();
+    assert_eq!(leader.apply_metadata(&lowered, all_up, 3), [Effect::HighWatermark(Offset(11))]);
+}
+
+#[test]
+fn a_member_that_registered_again_commits_nothing_before_the_metadata_knows() {
+    let mut leader = leader(2, facts(10, 10, Some(4)), &[1, 2]);
+    leader.on_append(Offset(11), 1);
+    // Node 2 crashed, and the controller took it out of the in-sync set and of the eligible leaders.
+    let reborn = FollowerFetch { replica_epoch: BrokerEpoch(500), ..fetch_of(2, 11) };
+    assert_eq!(served(&mut leader, &reborn, 2), []);
+    assert_eq!(leader.high_watermark(), Offset(10));
+    // The view of the brokers may come before the partition's state.
+    let fenced = |node: NodeId| match node {
+        NodeId(2) => Some(BrokerStatus { epoch: BrokerEpoch(500), fenced: true, shutting_down: false }),
+        other => all_up(other),
+    };
+    assert_eq!(leader.apply_brokers(fenced, 3), []);
+    assert_eq!(leader.high_watermark(), Offset(10));
+}
