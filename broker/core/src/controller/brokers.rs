@@ -144,9 +144,15 @@ impl MetadataState {
             }
             Some(_) => {}
         }
+        // Its replicas would stay in the assignments for ever, and a new process under this id could bring an empty
+        // disk without anybody noticing that it is another one (R12): the old directories are forgotten with it.
+        let hosted = self.partitions_hosted_by(node).count();
+        if hosted > 0 {
+            let message = format!("broker {node} still hosts {hosted} replicas; delete their topics first");
+            return Err(CommandError::new(ErrorCode::PolicyViolation, message));
+        }
         self.brokers.remove(&node);
         self.broker_configs.remove(&node);
-        self.follow_broker(Cause::Distrusted(node), context);
         context.changes.push(Change::BrokerRemoved { node });
         Ok(CommandResult::Done)
     }

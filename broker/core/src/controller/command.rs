@@ -80,7 +80,7 @@ record! {
 }
 
 record! {
-    /// Forgets a broker that will not return. Refused while it is unfenced.
+    /// Forgets a broker that will not return. Refused while it is unfenced or hosts replicas.
     pub UnregisterBroker / UnregisterBrokerProto {
         /// The broker.
         node: NodeId => i32, [int32, tag = "1"];

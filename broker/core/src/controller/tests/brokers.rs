@@ -180,9 +180,27 @@ fn a_dead_broker_can_be_forgotten_but_not_a_live_one() {
     cluster.fence(2);
     cluster.refuse(UnregisterBroker { node: NodeId(1) }, ErrorCode::InvalidRequest);
     cluster.refuse(UnregisterBroker { node: NodeId(9) }, ErrorCode::BrokerIdNotRegistered);
+    let message = cluster.refuse(UnregisterBroker { node: NodeId(2) }, ErrorCode::PolicyViolation);
+    assert!(message.contains("1 replicas"), "{message}");
+    cluster.accept(DeleteTopic { topic_id: Cluster::id("t") });
     cluster.accept(UnregisterBroker { node: NodeId(2) });
-    assert_eq!(cluster.view(), (Some(1), vec![1], vec![]));
     assert!(cluster.state.broker(NodeId(2)).is_none());
+}
+
+#[test]
+fn a_broker_that_is_forgotten_cannot_return_empty_and_be_the_last_known_leader() {
+    let mut cluster = Cluster::of(2);
+    cluster.topic(&[&[1, 2]]);
+    cluster.set_isr(&[1]);
+    cluster.register(1, BrokerEpoch::NONE);
+    assert_eq!((cluster.view(), cluster.p().last_known_leader), ((None, vec![], vec![]), Some(NodeId(1))));
+    // Forgetting the broker would forget which disk it had, and with it that the next one is another.
+    cluster.refuse(UnregisterBroker { node: NodeId(1) }, ErrorCode::PolicyViolation);
+    let mut empty = cluster.registration(1, BrokerEpoch::NONE);
+    empty.directories = vec![Uuid::from_u128(77)];
+    cluster.accept(empty);
+    cluster.unfence(1);
+    assert_eq!(cluster.view(), (None, vec![], vec![]));
 }
 
 #[test]
