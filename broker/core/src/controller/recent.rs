@@ -13,6 +13,8 @@ use super::result::{CommandResult, CommandResultProto};
 
 /// How many results are kept. A proposer gives up after seconds; this is many seconds of a busy cluster.
 const RESULTS: usize = 2048;
+/// How many bytes of results are kept, the newest one apart: one election of all partitions names each of them.
+const RESULT_BYTES: usize = 4 << 20;
 /// How many processes' floors are kept.
 const FLOORS: usize = 1024;
 
@@ -28,6 +30,8 @@ pub(super) struct RecentProposals {
     results: BTreeMap<ProposalId, CommandResult>,
     /// The keys of `results`, oldest first.
     order: VecDeque<ProposalId>,
+    /// Sum of the results' weights; follows `results`.
+    weight: usize,
     /// Per process: the greatest forgotten sequence, and the index at which it was forgotten.
     floors: BTreeMap<(NodeId, IncarnationId), (u64, RaftIndex)>,
 }
@@ -41,12 +45,17 @@ impl RecentProposals {
         (id.sequence <= *floor).then_some(Remembered::Forgotten)
     }
 
-    pub(super) fn remember(&mut self, index: RaftIndex, id: ProposalId, result: CommandResult) {
+    fn keep(&mut self, id: ProposalId, result: CommandResult) {
+        self.weight = self.weight.saturating_add(result.weight());
         self.results.insert(id, result);
         self.order.push_back(id);
-        while self.order.len() > RESULTS {
+    }
+
+    pub(super) fn remember(&mut self, index: RaftIndex, id: ProposalId, result: CommandResult) {
+        self.keep(id, result);
+        while self.order.len() > RESULTS || (self.weight > RESULT_BYTES && self.order.len() > 1) {
             let Some(old) = self.order.pop_front() else { break };
-            self.results.remove(&old);
+            self.weight = self.weight.saturating_sub(self.results.remove(&old).map_or(0, |result| result.weight()));
             let floor = self.floors.entry((old.origin, old.incarnation)).or_insert((old.sequence, index));
             *floor = (floor.0.max(old.sequence), index);
             if self.floors.len() > FLOORS {
@@ -100,8 +109,7 @@ impl Field<RecentProto> for RecentProposals {
         let mut recent = Self::default();
         for kept in proto.results {
             let kept = KeptResult::take(kept)?;
-            recent.order.push_back(kept.id);
-            recent.results.insert(kept.id, kept.result);
+            recent.keep(kept.id, kept.result);
         }
         for floor in proto.floors {
             let floor = Floor::take(floor)?;

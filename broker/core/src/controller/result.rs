@@ -8,6 +8,9 @@ use prost::Message as _;
 use super::codec::{DecodeError, EntryProto, Field, PartitionStateProto, record};
 use crate::PartitionState;
 
+/// Bytes of a refusal's text. It quotes what the client sent, and is remembered by every broker.
+const MAX_MESSAGE: usize = 1024;
+
 record! {
     /// A refusal: Kafka's code and a sentence for people.
     #[derive(thiserror::Error)]
@@ -23,7 +26,13 @@ record! {
 impl CommandError {
     /// Refusal with `code`.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+            message.truncate(end);
+            message.push_str("...");
+        }
+        Self { code, message }
     }
 }
 
@@ -90,6 +99,15 @@ impl CommandResult {
         match self {
             Self::Error(error) => Err(error),
             other => Ok(other),
+        }
+    }
+
+    /// How many bytes it takes to remember this.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Elections(_) | Self::Created(_) | Self::Error(_) => self.put().encoded_len(),
+            // Ids and one partition's state: too small to be worth measuring.
+            _ => 64,
         }
     }
 

@@ -95,3 +95,22 @@ fn a_proposal_is_applied_once_even_after_its_result_is_forgotten() {
     cluster.commit(Envelope::new(another, 0, AllocateProducerIds { node: NodeId(1), broker_epoch }).encode());
     assert_eq!(cluster.state.next_producer_id(), taken + PRODUCER_ID_BLOCK, "another process starts over");
 }
+
+#[test]
+fn what_is_remembered_of_proposals_is_bounded_in_bytes_too() {
+    let mut cluster = Cluster::of(1);
+    for _ in 0..400 {
+        // Each outcome names its partition and says why not.
+        let partition = || PartitionRef { topic: "x".repeat(200).as_str().into(), partition: PartitionIndex(0) };
+        let partitions = (0..100).map(|_| partition()).collect();
+        cluster.propose(ElectLeaders { election: ElectionType::Preferred, partitions });
+    }
+    let size = cluster.state.encode_snapshot().len();
+    assert!(size < 5 << 20, "a snapshot of {size} bytes for one broker and no topic");
+    let restored = MetadataState::decode_snapshot(&cluster.state.encode_snapshot()).unwrap();
+    assert_eq!(restored, cluster.state);
+    let long = "1".repeat(100_000);
+    let refusal =
+        cluster.refuse(alter(ConfigResource::ClusterDefault, &long, ConfigOp::Delete, None), ErrorCode::InvalidConfig);
+    assert!(refusal.len() < 1_100, "{} bytes of refusal", refusal.len());
+}
