@@ -19,6 +19,9 @@ pub use table::{ConfigDef, ConfigKind};
 /// Settings changed by one command; more is a mistake.
 const MAX_CHANGES: usize = 1000;
 
+/// Bytes of one value. What is stored lives in every snapshot, and "0001" with any number of zeros is a number too.
+const MAX_VALUE: usize = 255;
+
 /// Where a value comes from; the numbers are Kafka's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i8)]
@@ -62,8 +65,6 @@ pub struct TopicConfig {
     pub cleanup_delete: bool,
     /// cleanup.policy holds `compact` (internal topics only).
     pub cleanup_compact: bool,
-    /// flush.messages
-    pub flush_messages: i64,
     /// index.interval.bytes
     pub index_interval_bytes: i32,
     /// max.message.bytes
@@ -133,6 +134,12 @@ fn words(value: &str) -> Vec<&str> {
 
 /// Checks one value; `name` is what the user called it.
 fn check_value(resource: &ConfigResource, def: &ConfigDef, name: &str, value: &str) -> Result<(), CommandError> {
+    if value.len() > MAX_VALUE {
+        return Err(invalid(format!(
+            "the value of {name} has {} bytes; at most {MAX_VALUE} are accepted",
+            value.len()
+        )));
+    }
     let wrong = |accepted: String| Err(invalid(format!("{name} = '{value}' is not accepted: it takes {accepted}")));
     match def.kind {
         ConfigKind::Bool if matches!(value, "true" | "false") => Ok(()),
@@ -297,7 +304,6 @@ impl MetadataState {
         TopicConfig {
             cleanup_delete: words(&policy).contains(&"delete"),
             cleanup_compact: words(&policy).contains(&"compact"),
-            flush_messages: long("flush.messages"),
             index_interval_bytes: int("index.interval.bytes"),
             max_message_bytes: int("max.message.bytes"),
             timestamp_after_max_ms: long("message.timestamp.after.max.ms"),

@@ -91,10 +91,12 @@ pub(super) const TABLE: &[ConfigDef] = &[
     topic(
         "flush.messages",
         "log.flush.interval.messages",
-        ConfigKind::Long { min: 1, max: ANY_LONG },
+        // Nothing counts records between two syncs, so no other value is accepted.
+        ConfigKind::Long { min: ANY_LONG, max: ANY_LONG },
         Some(MAX_LONG),
-        true,
-        "How many records may be appended before the log is forced to disk; 1 = forced before every acknowledgement.",
+        false,
+        "The log is never forced to disk by a count of records. Whether every acknowledgement waits for the disk is set \
+         in the broker's configuration file.",
     ),
     topic(
         "index.interval.bytes",

@@ -137,3 +137,23 @@ fn every_default_is_a_value_that_its_setting_accepts_and_names_are_unique() {
     }
     assert_eq!(config_def(""), None);
 }
+
+#[test]
+fn a_setting_that_the_log_does_not_obey_takes_only_its_default() {
+    let mut cluster = Cluster::of(1);
+    cluster.topic(&[&[1]]);
+    for value in ["1", "1000"] {
+        let error = cluster.set(on_topic(), "flush.messages", value).ok().unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidConfig, "{error}");
+    }
+    cluster.set(on_topic(), "flush.messages", "9223372036854775807").ok().unwrap();
+}
+
+#[test]
+fn a_value_of_any_length_is_not_stored() {
+    let mut cluster = Cluster::of(1);
+    cluster.topic(&[&[1]]);
+    let padded = format!("{}7", "0".repeat(100_000));
+    let error = cluster.set(on_topic(), "retention.ms", &padded).ok().unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidConfig, "{error}");
+}
