@@ -6,15 +6,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use chronik_broker::config::{Config, EXIT_CONFIG, EXIT_TEMPORARY};
 use chronik_broker::{admin, local, startup, telemetry};
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A second signal this long after the first ends the process at once.
+const IMPATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Parser, Debug)]
 #[command(name = "chronik-broker", version, about = "A broker of a Chronik cluster")]
@@ -137,31 +141,51 @@ async fn run(args: &RunArgs) -> ExitCode {
     };
     tracing::info!("{}", startup::describe(&config));
     let (stop, stopping) = watch::channel(false);
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(EXIT_TEMPORARY, &error),
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return fail(EXIT_TEMPORARY, &error),
     };
-    let signals = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.send_replace(true);
-        // Keeps `stop` alive; a second signal ends the process at once.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(i32::from(EXIT_TEMPORARY));
+    let result = tokio::select! {
+        result = startup::run(config, switch, stopping) => result,
+        () = signals.stop_twice(&stop) => return fail(EXIT_TEMPORARY, &"a second signal ends the process at once"),
     };
-    let signals = tokio::spawn(signals);
-    let result = startup::run(config, switch, stopping).await;
-    signals.abort();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the broker ends");
             fail(error.exit_code(), &error)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Asks to stop at the first signal; ends at a second one that comes later. A terminal sends its signal to the whole
+    /// process group besides that of a supervisor, so what follows closely means the same as the first.
+    async fn stop_twice(mut self, stop: &watch::Sender<bool>) {
+        self.next().await;
+        stop.send_replace(true);
+        let begin = Instant::now();
+        loop {
+            self.next().await;
+            if begin.elapsed() > IMPATIENCE {
+                return;
+            }
         }
     }
 }

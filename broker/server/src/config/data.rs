@@ -51,9 +51,24 @@ impl LogConfig {
         }
         Self {
             segment_bytes: r.number("log.segment.bytes", "Size of a log segment", 1 << 30, 1 << 10..=2_147_483_647),
-            segment_ms: r.number("log.roll.ms", "Age at which the active segment is rolled", 7 * MS_DAY, 1..=u64::MAX / 2),
-            retention_ms: limit(r, "log.retention.ms", "Age at which records may be deleted; -1 keeps them", 604_800_000),
-            retention_bytes: limit(r, "log.retention.bytes", "Size above which a partition loses old segments; -1 is unlimited", -1),
+            segment_ms: r.number(
+                "log.roll.ms",
+                "Age at which the active segment is rolled",
+                7 * MS_DAY,
+                1..=u64::MAX / 2,
+            ),
+            retention_ms: limit(
+                r,
+                "log.retention.ms",
+                "Age at which records may be deleted; -1 keeps them",
+                604_800_000,
+            ),
+            retention_bytes: limit(
+                r,
+                "log.retention.bytes",
+                "Size above which a partition loses old segments; -1 is unlimited",
+                -1,
+            ),
             retention_check_interval_ms: r.number(
                 "log.retention.check.interval.ms",
                 "Time between retention runs",
@@ -199,7 +214,12 @@ impl ReplicationConfig {
                 10 << 20,
                 1 << 10..=1 << 30,
             ),
-            fetch_backoff_ms: r.number("replica.fetch.backoff.ms", "Pause of a fetcher after an error", 100, 1..=60_000),
+            fetch_backoff_ms: r.number(
+                "replica.fetch.backoff.ms",
+                "Pause of a fetcher after an error",
+                100,
+                1..=60_000,
+            ),
             socket_timeout_ms: r.number(
                 "replica.socket.timeout.ms",
                 "Time without an answer after which a replication connection is given up",
@@ -214,7 +234,11 @@ impl ReplicationConfig {
             ),
         };
         if config.fetch_wait_max_ms >= config.lag_time_max_ms {
-            r.problem("replica.fetch.wait.max.ms", "not below replica.lag.time.max.ms", "less than replica.lag.time.max.ms");
+            r.problem(
+                "replica.fetch.wait.max.ms",
+                "not below replica.lag.time.max.ms",
+                "less than replica.lag.time.max.ms",
+            );
         }
         config
     }
@@ -283,7 +307,12 @@ impl NetConfig {
                 128,
                 1..=65_536,
             ),
-            fetch_max_bytes: r.number("fetch.max.bytes", "Most bytes of records in one fetch answer", 57_671_680, 1 << 10..=1 << 30),
+            fetch_max_bytes: r.number(
+                "fetch.max.bytes",
+                "Most bytes of records in one fetch answer",
+                57_671_680,
+                1 << 10..=1 << 30,
+            ),
             max_fetch_sessions: r.number(
                 "max.incremental.fetch.session.cache.slots",
                 "Most incremental fetch sessions",
@@ -319,8 +348,12 @@ pub struct GroupsConfig {
 
 impl GroupsConfig {
     pub(super) fn read(r: &mut Reader) -> Self {
-        let minutes: u64 =
-            r.number("offsets.retention.minutes", "How long offsets of an empty group are kept", 10_080, 1..=i32::MAX as u64);
+        let minutes: u64 = r.number(
+            "offsets.retention.minutes",
+            "How long offsets of an empty group are kept",
+            10_080,
+            1..=i32::MAX as u64,
+        );
         Self {
             offsets_partitions: r.number(
                 "offsets.topic.num.partitions",

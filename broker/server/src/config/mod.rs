@@ -253,9 +253,13 @@ fn advertised_host(
     }
     let own = match source {
         DiscoverySource::Static(list) => list.iter().find(|p| Some(p.id) == node_id).and_then(|p| {
-            crate::peer::directory::PeerAddress::parse(&p.address, listeners.raft_port).ok().map(|a| a.host().to_owned())
+            crate::peer::directory::PeerAddress::parse(&p.address, listeners.raft_port)
+                .ok()
+                .map(|a| a.host().to_owned())
         }),
-        DiscoverySource::Service { name, .. } => Some(format!("{}.{name}", host_name.split('.').next().unwrap_or(host_name))),
+        DiscoverySource::Service { name, .. } => {
+            Some(format!("{}.{name}", host_name.split('.').next().unwrap_or(host_name)))
+        }
         DiscoverySource::Alone | DiscoverySource::File(_) => None,
     };
     own.unwrap_or_else(|| match (source, listeners.bind.is_unspecified()) {

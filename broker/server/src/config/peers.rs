@@ -100,7 +100,8 @@ impl PeersConfig {
         if join && voters.as_ref().is_some_and(|v| !v.is_empty()) {
             r.problem("bootstrap.voters", "given together with join=true", "nothing when join=true");
         }
-        if matches!(source, DiscoverySource::Service { .. }) && !join && voters.as_ref().is_none_or(BTreeSet::is_empty) {
+        if matches!(source, DiscoverySource::Service { .. }) && !join && voters.as_ref().is_none_or(BTreeSet::is_empty)
+        {
             r.problem(
                 "bootstrap.voters",
                 "not given, so this broker cannot found a cluster, and join is not set either",

@@ -31,16 +31,29 @@ impl ListenersConfig {
         let any = IpAddr::from([0, 0, 0, 0]);
         let config = Self {
             bind: r
-                .parsed("bind.address", "Address all listeners bind to", Some(any), "an IP address", IpAddr::to_string, |t| {
-                    t.trim_start_matches('[').trim_end_matches(']').parse().ok()
-                })
+                .parsed(
+                    "bind.address",
+                    "Address all listeners bind to",
+                    Some(any),
+                    "an IP address",
+                    IpAddr::to_string,
+                    |t| t.trim_start_matches('[').trim_end_matches(']').parse().ok(),
+                )
                 .unwrap_or(any),
             kafka_port: r.number("kafka.port", "Port for Kafka clients", 9092, ports.clone()),
             raft_port: r.number("raft.port", "Port for Raft and control gRPC", 9192, ports.clone()),
             replication_port: r.number("replication.port", "Port for followers' fetches", 9292, ports.clone()),
             admin_port: r.number("admin.port", "Port for admin HTTP", 9392, ports.clone()),
-            advertised_host: r.text("advertised.host", "Host name that clients and peers are told", "a host name or IP"),
-            advertised_kafka_port: r.optional_number("advertised.kafka.port", "Kafka port that clients are told", ports),
+            advertised_host: r.text(
+                "advertised.host",
+                "Host name that clients and peers are told",
+                "a host name or IP",
+            ),
+            advertised_kafka_port: r.optional_number(
+                "advertised.kafka.port",
+                "Kafka port that clients are told",
+                ports,
+            ),
         };
         let mut seen = [config.kafka_port, config.raft_port, config.replication_port, config.admin_port];
         seen.sort_unstable();
@@ -92,7 +105,12 @@ impl RaftConfig {
                 1 << 20,
                 1 << 10..=32 << 20,
             ),
-            max_inflight_msgs: r.number("raft.max.inflight.msgs", "Most appends in flight per follower", 256, 1..=65_536),
+            max_inflight_msgs: r.number(
+                "raft.max.inflight.msgs",
+                "Most appends in flight per follower",
+                256,
+                1..=65_536,
+            ),
             compact_bytes: r.number(
                 "raft.compact.bytes",
                 "Log bytes after which the metadata log is compacted into a snapshot",

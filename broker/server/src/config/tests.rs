@@ -42,7 +42,10 @@ fn the_command_line_wins_over_the_environment_which_wins_over_the_file() {
 
 #[test]
 fn unknown_keys_are_refused_with_the_nearest_known_one() {
-    assert!(refused("node.id: 1\nkafka.prot: 9", &[], &[]).contains("kafka.prot: unknown key; accepted: did you mean 'kafka.port'"));
+    assert!(
+        refused("node.id: 1\nkafka.prot: 9", &[], &[])
+            .contains("kafka.prot: unknown key; accepted: did you mean 'kafka.port'")
+    );
     assert!(refused("node.id: 1", &[], &["nonsense.at.all=1"]).contains("nonsense.at.all: unknown key"));
     assert!(refused("node.id: 1", &[("CHRONIK_KAFKA_PROT", "9")], &[]).contains("CHRONIK_KAFKA_PROT: unknown key"));
 }
@@ -61,7 +64,9 @@ fn sizes_may_carry_units_and_ranges_still_hold() {
     let config = from("node.id: 1\nlog.segment.bytes: 64MiB", &[], &[]).unwrap();
     assert_eq!(config.log.segment_bytes, 64 << 20);
     assert!(refused("node.id: 1\nlog.segment.bytes: 64GiB", &[], &[]).contains("log.segment.bytes"));
-    assert!(refused("node.id: 1\nlog.segment.bytes: 99999999999999999999999GiB", &[], &[]).contains("log.segment.bytes"));
+    assert!(
+        refused("node.id: 1\nlog.segment.bytes: 99999999999999999999999GiB", &[], &[]).contains("log.segment.bytes")
+    );
 }
 
 #[test]
@@ -102,8 +107,13 @@ fn contradictions_about_membership_are_refused() {
     assert!(refused("node.id: 1\npeers: [{id: 1, host: x, raft.port: 0}]", &[], &[]).contains("peers: '1@x:0'"));
     assert!(refused("node.id: 1\nbootstrap.voters: [1, 1]", &[], &[]).contains("bootstrap.voters: '1,1'"));
     assert!(refused("discovery.service: s", &[], &[]).contains("bootstrap.voters: not given"));
-    assert!(refused("discovery.service: s\njoin: true\nbootstrap.voters: [1]", &[], &[]).contains("together with join=true"));
-    assert!(refused("node.id: 1\npeers: [1@a]\ndiscovery.service: s", &[], &[]).contains("more than one source of peers"));
+    assert!(
+        refused("discovery.service: s\njoin: true\nbootstrap.voters: [1]", &[], &[])
+            .contains("together with join=true")
+    );
+    assert!(
+        refused("node.id: 1\npeers: [1@a]\ndiscovery.service: s", &[], &[]).contains("more than one source of peers")
+    );
     assert!(refused("node.id: 1\nkafka.port: 9192", &[], &[]).contains("two listeners have the same port"));
     assert!(refused("", &[], &[]).contains("node.id: not given"));
 }

@@ -97,9 +97,7 @@ impl Control {
                     address: current
                         .map(|b| format!("{}:{}", b.endpoints.control.host, b.endpoints.control.port))
                         .unwrap_or_default(),
-                    incarnation: current
-                        .map(|b| bytes::Bytes::copy_from_slice(&b.incarnation.0))
-                        .unwrap_or_default(),
+                    incarnation: current.map(|b| bytes::Bytes::copy_from_slice(&b.incarnation.0)).unwrap_or_default(),
                 })
             }
             Ok(Some(reply)) => Outcome::Ok(proto::HeartbeatOk {
@@ -118,7 +116,7 @@ impl Control {
         let change = match request.kind() {
             Kind::AddLearner => {
                 match PeerAddress::parse(&request.address, 9192) {
-                    Ok(address) => drop(self.directory.register(node, address, Origin::Learned)),
+                    Ok(address) => drop(self.directory.register(node, &address, Origin::Learned)),
                     Err(error) => return Outcome::Refused(error.to_string()),
                 }
                 MembershipChange::AddLearner(node)

@@ -176,7 +176,8 @@ impl Lifecycle {
                     }
                 }
                 Answer::Stale { epoch, address, other_process: true } => {
-                    let detail = format!("one is registered at {address} with epoch {epoch}, this one is at {}", self.address());
+                    let detail =
+                        format!("one is registered at {address} with epoch {epoch}, this one is at {}", self.address());
                     return Fatal::Superseded { node: self.shared().node, detail };
                 }
                 Answer::Stale { .. } => {

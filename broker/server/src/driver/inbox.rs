@@ -37,6 +37,7 @@ pub enum ProposeAnswer {
 
 /// Everything that reaches the Raft thread.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "messages are nearly all of the traffic")]
 pub enum Input {
     /// A message of a peer.
     Message(RaftMessage),

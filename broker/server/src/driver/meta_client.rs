@@ -150,9 +150,7 @@ impl Meta {
                 Ok(result) => Attempt::Applied(RaftIndex(applied.index), result),
                 Err(error) => Attempt::Never(ProposeError::Refused(format!("the leader's answer: {error}"))),
             },
-            Ok(Some(Outcome::NotLeader(other))) => {
-                Attempt::Elsewhere(Some(NodeId(other.leader)).filter(|id| id.0 > 0))
-            }
+            Ok(Some(Outcome::NotLeader(other))) => Attempt::Elsewhere(Some(NodeId(other.leader)).filter(|id| id.0 > 0)),
             Ok(Some(Outcome::Refused(problem))) => Attempt::Never(ProposeError::Refused(problem)),
             Ok(Some(Outcome::Unknown(_) | Outcome::Dropped(_)) | None) => Attempt::Again,
             Err(error) => {

@@ -37,6 +37,7 @@ const MAX_WAITING: usize = 65_536;
 const STATUS_MS: u64 = 50;
 
 /// Who waits for an entry.
+#[allow(clippy::large_enum_variant, reason = "liveness commands are few")]
 enum Waiter {
     Client(oneshot::Sender<ProposeAnswer>),
     Membership(oneshot::Sender<Result<Membership, MembershipError>>),
@@ -473,7 +474,7 @@ impl<D: Disk + Clone> RaftThread<D> {
         let endpoint = self.shared.state.read().broker(node).map(|broker| broker.endpoints.control.clone());
         let Some(endpoint) = endpoint else { return };
         if let Ok(address) = PeerAddress::parse(&endpoint.host, endpoint.port) {
-            self.transport.directory().register(node, address, Origin::Learned);
+            self.transport.directory().register(node, &address, Origin::Learned);
         }
     }
 

@@ -68,7 +68,7 @@ impl Cluster {
         let directory = Arc::new(PeerDirectory::default());
         for (peer, port) in &self.ports {
             let address = PeerAddress::parse(&format!("127.0.0.1:{port}"), 1).unwrap();
-            directory.register(NodeId(*peer), address, Origin::Configured);
+            directory.register(NodeId(*peer), &address, Origin::Configured);
         }
         let config = TransportConfig {
             queue_messages: 1024,

@@ -87,7 +87,8 @@ impl ControlClient {
     {
         let asking = async {
             let channel = self.transport.wait_channel(peer, timeout).await.ok_or(ControlError::NotConnected(peer))?;
-            let client = PeerClient::new(channel).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20);
+            let client =
+                PeerClient::new(channel).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20);
             let answer = question(client).await;
             answer
                 .map(tonic::Response::into_inner)
@@ -135,7 +136,8 @@ impl ControlClient {
         let asking = async {
             let channel = self.transport.any_channel(peer).await?;
             let mut client = PeerClient::new(channel).max_decoding_message_size(64 << 20);
-            let answer = client.status(StatusRequest {}).await.map_err(|status| StatusError::Failed(Box::new(status)))?;
+            let answer =
+                client.status(StatusRequest {}).await.map_err(|status| StatusError::Failed(Box::new(status)))?;
             Ok(answer.into_inner())
         };
         tokio::time::timeout(timeout, asking).await.map_err(|_| StatusError::Timeout)?

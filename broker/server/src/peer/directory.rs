@@ -24,7 +24,9 @@ pub struct PeerAddress {
 
 /// Text that is not an address.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("'{text}' is not an address: {problem}; accepted: host, host:port, [v6]:port, http://host:port, https://host:port")]
+#[error(
+    "'{text}' is not an address: {problem}; accepted: host, host:port, [v6]:port, http://host:port, https://host:port"
+)]
 pub struct AddressError {
     /// What was given.
     pub text: String,
@@ -175,7 +177,7 @@ impl PeerDirectory {
         let lines = std::fs::read(book).ok().and_then(|bytes| serde_json::from_slice::<Vec<BookLine>>(&bytes).ok());
         for line in lines.unwrap_or_default() {
             if let (Ok(address), 1..) = (PeerAddress::parse(&line.address, 9192), line.id) {
-                directory.register(NodeId(line.id), address, Origin::Learned);
+                directory.register(NodeId(line.id), &address, Origin::Learned);
                 if let Some(entry) = directory.entries.write().get_mut(&NodeId(line.id)) {
                     entry.last_ip = line.ip;
                 }
@@ -185,7 +187,7 @@ impl PeerDirectory {
     }
 
     /// Registers or updates a peer.
-    pub fn register(&self, id: NodeId, address: PeerAddress, origin: Origin) -> Registered {
+    pub fn register(&self, id: NodeId, address: &PeerAddress, origin: Origin) -> Registered {
         let result = {
             let mut entries = self.entries.write();
             match entries.get_mut(&id) {
@@ -194,7 +196,7 @@ impl PeerDirectory {
                     Registered::New
                 }
                 Some(entry) if entry.origin > origin => Registered::Same,
-                Some(entry) if entry.address == address => {
+                Some(entry) if entry.address == *address => {
                     entry.origin = origin;
                     Registered::Same
                 }
@@ -299,7 +301,9 @@ mod tests {
 
     #[test]
     fn what_is_not_an_address_is_refused_with_the_reason() {
-        for text in ["", "a:0", "a:70000", "a:b", "ftp://a", "a:1:2", "[::1", "[a]:1", "[::1]x", "http://a/b", "a b", ":9"] {
+        for text in
+            ["", "a:0", "a:70000", "a:b", "ftp://a", "a:1:2", "[::1", "[a]:1", "[::1]x", "http://a/b", "a b", ":9"]
+        {
             assert!(PeerAddress::parse(text, 9192).is_err(), "{text}");
         }
         assert!(shown("ftp://a").contains("unknown scheme"));
@@ -317,9 +321,9 @@ mod tests {
         let address = |text| PeerAddress::parse(text, 1).unwrap();
         let directory = PeerDirectory::default();
         let watch = directory.watch();
-        assert_eq!(directory.register(NodeId(2), address("a"), Origin::Learned), Registered::New);
-        assert_eq!(directory.register(NodeId(2), address("b"), Origin::Configured), Registered::Changed(address("a")));
-        assert_eq!(directory.register(NodeId(2), address("c"), Origin::Learned), Registered::Same);
+        assert_eq!(directory.register(NodeId(2), &address("a"), Origin::Learned), Registered::New);
+        assert_eq!(directory.register(NodeId(2), &address("b"), Origin::Configured), Registered::Changed(address("a")));
+        assert_eq!(directory.register(NodeId(2), &address("c"), Origin::Learned), Registered::Same);
         assert_eq!(directory.get(NodeId(2)), Ok(address("b")));
         assert!(watch.has_changed().unwrap());
         assert_eq!(*directory.version.borrow(), 2);
@@ -331,7 +335,7 @@ mod tests {
         let book = dir.path().join("peers.json");
         let address = PeerAddress::parse("broker-2:7", 1).unwrap();
         let directory = PeerDirectory::with_book(&book);
-        directory.register(NodeId(2), address.clone(), Origin::Configured);
+        directory.register(NodeId(2), &address, Origin::Configured);
         directory.reached(NodeId(2), [10, 0, 0, 2].into());
         let again = PeerDirectory::with_book(&book);
         assert_eq!(again.get(NodeId(2)), Ok(address));

@@ -83,7 +83,7 @@ impl Discovery {
         if let DiscoverySource::Static(list) = &config.source {
             for peer in list {
                 match PeerAddress::parse(&peer.address, default_port) {
-                    Ok(address) => drop(directory.register(peer.id, address, Origin::Configured)),
+                    Ok(address) => drop(directory.register(peer.id, &address, Origin::Configured)),
                     Err(error) => tracing::error!(peer = %peer.id, %error, "peer not registered"),
                 }
             }
@@ -232,7 +232,7 @@ impl Discovery {
     fn register(&self, id: NodeId, host: &str, port: u16) {
         let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         match PeerAddress::parse(&text, self.default_port) {
-            Ok(address) => drop(self.directory.register(id, address, Origin::Configured)),
+            Ok(address) => drop(self.directory.register(id, &address, Origin::Configured)),
             Err(error) => tracing::warn!(peer = %id, %error, "peer not registered"),
         }
     }
@@ -250,7 +250,7 @@ impl Discovery {
         let result = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
         if let Some((time, file)) = result.map_err(|error| error.to_string())? {
             for (id, address) in file.peers {
-                self.directory.register(id, address, Origin::Configured);
+                self.directory.register(id, &address, Origin::Configured);
             }
             *self.file_time.lock() = time;
         }
@@ -317,7 +317,8 @@ mod tests {
     #[tokio::test]
     async fn after_the_deadline_a_majority_is_enough_and_the_missing_voter_is_named() {
         let peer = |id, address: &str| crate::config::StaticPeer { id: NodeId(id), address: address.into() };
-        let discovery = discovery(DiscoverySource::Static(vec![peer(1, "127.0.0.1:1"), peer(3, "127.0.0.1:3")]), &[1, 2, 3]);
+        let discovery =
+            discovery(DiscoverySource::Static(vec![peer(1, "127.0.0.1:1"), peer(3, "127.0.0.1:3")]), &[1, 2, 3]);
         let voters = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
         let waited = discovery.wait_for_voters(&voters, Duration::from_millis(1)).await;
         assert_eq!(waited.found, BTreeSet::from([NodeId(1), NodeId(3)]));
@@ -333,8 +334,14 @@ mod tests {
         let discovery = discovery(DiscoverySource::File(path.clone()), &[]);
         discovery.refresh().await;
         assert_eq!(known(&discovery), ["2=a:9192"]);
-        std::fs::write(&path, "bootstrapVoters: [9]\npeers: [{id: 2, host: b, raftPort: 5}, {id: 3, host: c}]").unwrap();
-        std::fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::now() + Duration::from_secs(9)).unwrap();
+        std::fs::write(&path, "bootstrapVoters: [9]\npeers: [{id: 2, host: b, raftPort: 5}, {id: 3, host: c}]")
+            .unwrap();
+        std::fs::File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(SystemTime::now() + Duration::from_secs(9))
+            .unwrap();
         discovery.refresh().await;
         assert_eq!(known(&discovery), ["2=b:5", "3=c:9192"]);
         std::fs::write(&path, "peers: 3").unwrap();

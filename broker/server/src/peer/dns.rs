@@ -118,11 +118,7 @@ impl Resolver {
         Ok((targets, answer.valid_until().saturating_duration_since(Instant::now())))
     }
 
-    async fn within<T>(
-        &self,
-        name: &str,
-        question: impl Future<Output = Result<T, NetError>>,
-    ) -> Result<T, DnsError> {
+    async fn within<T>(&self, name: &str, question: impl Future<Output = Result<T, NetError>>) -> Result<T, DnsError> {
         match tokio::time::timeout(self.timeout, question).await {
             Err(_) => Err(DnsError::Timeout(name.to_owned())),
             Ok(Ok(answer)) => Ok(answer),

@@ -303,7 +303,7 @@ impl Broker {
         self.trace.begin("register addresses");
         let own = &self.transport.identity().address;
         if let Ok(address) = PeerAddress::parse(own, self.config.listeners.raft_port) {
-            self.transport.directory().register(self.config.node_id, address, Origin::Learned);
+            self.transport.directory().register(self.config.node_id, &address, Origin::Learned);
         }
         let known: Vec<String> =
             self.transport.directory().all().iter().map(|(id, address)| format!("{id}={address}")).collect();
@@ -330,7 +330,8 @@ impl Broker {
             voters => Start::Bootstrap { voters: voters.clone() },
         };
         let disk = Arc::clone(&self.storage.disk);
-        let opening = tokio::task::spawn_blocking(move || Replica::open(settings, disk, "raft", &start, clock::mono_ms()));
+        let opening =
+            tokio::task::spawn_blocking(move || Replica::open(settings, disk, "raft", &start, clock::mono_ms()));
         let (replica, recovered) = opening.await.map_err(|error| RunError::System(error.to_string()))??;
         if let Some(image) = recovered.image {
             *self.shared.state.write() = decode_image(&image.data).map_err(RunError::Image)?;
@@ -345,7 +346,9 @@ impl Broker {
     }
 
     fn start_raft(&self, replica: Replica<Arc<dyn chronik_log::disk::Disk>>) -> Result<(), RunError> {
-        let Some(inputs) = self.inputs.lock().take() else { return Err(RunError::System("the Raft loop runs already".into())) };
+        let Some(inputs) = self.inputs.lock().take() else {
+            return Err(RunError::System("the Raft loop runs already".into()));
+        };
         let liveness = Liveness::new(LivenessConfig {
             session_timeout_ms: self.config.lifecycle.session_timeout_ms,
             ..LivenessConfig::default()
@@ -428,7 +431,9 @@ impl Broker {
                 Ok(()) => tracing::info!(ms = begin.elapsed().as_millis(), "stopped in order"),
                 Err(error) => tracing::error!(%error, "stopped, but this could not be written down"),
             },
-            Err(error) => tracing::error!(%error, "stopped, but not in order: the logs will be checked at the next start"),
+            Err(error) => {
+                tracing::error!(%error, "stopped, but not in order: the logs will be checked at the next start")
+            }
         }
     }
 

@@ -30,7 +30,12 @@ pub(super) async fn cluster_defaults(meta: &Meta, config: &Config) {
                 }),
                 Some(value) if value == setting.value => None,
                 Some(value) => {
-                    tracing::warn!(key = setting.key, file = setting.value, cluster = value, "the cluster's value counts");
+                    tracing::warn!(
+                        key = setting.key,
+                        file = setting.value,
+                        cluster = value,
+                        "the cluster's value counts"
+                    );
                     None
                 }
             }

@@ -187,7 +187,10 @@ mod tests {
         // Voters and peers of a restart come from the disk, whatever the configuration says now.
         let again = open(&config(dirs[0].path(), "node.id: 1\npeers: [1@a:1]")).unwrap();
         assert!(again.restart);
-        assert_eq!((again.cluster_id, again.directory, again.founders), (cluster, directory, vec![NodeId(1), NodeId(2)]));
+        assert_eq!(
+            (again.cluster_id, again.directory, again.founders),
+            (cluster, directory, vec![NodeId(1), NodeId(2)])
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chronik_consensus::{NodeStatus, Role};
@@ -95,9 +95,7 @@ impl BrokerView {
         started: Instant,
     ) -> Arc<Self> {
         let (stopping, data_plane) = (AtomicBool::new(false), OnceLock::new());
-        Arc::new(Self {
-            config, meta, transport, discovery, log_dir, trace, switch, started, stopping, data_plane,
-        })
+        Arc::new(Self { config, meta, transport, discovery, log_dir, trace, switch, started, stopping, data_plane })
     }
 
     /// Clients are served from now on.
@@ -219,8 +217,7 @@ impl BrokerView {
                     numbers.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
                     numbers.under_min_isr += u64::from(partition.isr.len() < least);
                     numbers.leading += u64::from(partition.leader == Some(me));
-                    numbers.following +=
-                        u64::from(partition.leader != Some(me) && partition.replicas.contains(&me));
+                    numbers.following += u64::from(partition.leader != Some(me) && partition.replicas.contains(&me));
                 }
             }
         }

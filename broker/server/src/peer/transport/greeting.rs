@@ -107,11 +107,10 @@ pub(super) fn check(
         return refuse(Reason::WrongNode, message);
     }
     if node == me && incarnation != identity.incarnation.0 {
-        let message =
-            format!(
-                "two brokers with node id {me}: one at {} (Kafka {}) and one at {} (Kafka {})",
-                identity.address, identity.kafka_address, hello.address, hello.kafka_address
-            );
+        let message = format!(
+            "two brokers with node id {me}: one at {} (Kafka {}) and one at {} (Kafka {})",
+            identity.address, identity.kafka_address, hello.address, hello.kafka_address
+        );
         return refuse(Reason::DuplicateNode, message);
     }
     let bootstrap_voters: Vec<NodeId> = hello.bootstrap_voters.iter().map(|id| NodeId(*id)).collect();
@@ -152,7 +151,12 @@ mod tests {
     use proto::refusal::Reason;
 
     fn identity(node: i32, run: u8) -> Identity {
-        Identity { node: NodeId(node), incarnation: Uuid([run; 16]), address: format!("host-{node}:1"), kafka_address: format!("host-{node}:2") }
+        Identity {
+            node: NodeId(node),
+            incarnation: Uuid([run; 16]),
+            address: format!("host-{node}:1"),
+            kafka_address: format!("host-{node}:2"),
+        }
     }
 
     fn voters(ids: &[i32]) -> Position {

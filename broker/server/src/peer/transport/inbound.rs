@@ -186,7 +186,7 @@ impl Peer for Service {
         };
         let peer = greeting.node;
         if let Ok(address) = PeerAddress::parse(&greeting.address, 9192) {
-            inner.directory.register(peer, address, Origin::Learned);
+            inner.directory.register(peer, &address, Origin::Learned);
         }
         let (replies, stream) = mpsc::channel(1);
         let reply = Reply { kind: Some(reply::Kind::Hello(inner.hello())) };
@@ -232,7 +232,8 @@ impl Peer for Service {
                 sender = Some(greeting.node);
             }
             let Some(peer) = sender else { return Err(Status::invalid_argument("the first piece must greet")) };
-            let chunk = SnapshotChunk::decode(piece.data).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let chunk =
+                SnapshotChunk::decode(piece.data).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let message = whole.push(chunk).map_err(|error| Status::data_loss(error.to_string()))?;
             if let Some(message) = message {
                 tracing::info!(%peer, "snapshot received");

@@ -70,7 +70,13 @@ impl Link {
             transfers: AtomicU64::new(0),
             sending_snapshot: AtomicBool::new(false),
             sent: Counters::default(),
-            state: Mutex::new(State { name: "connecting", since: Instant::now(), error: None, remote: None, greeting: None }),
+            state: Mutex::new(State {
+                name: "connecting",
+                since: Instant::now(),
+                error: None,
+                remote: None,
+                greeting: None,
+            }),
             channel: watch::Sender::new(None),
             kicked: Notify::new(),
         });
@@ -262,9 +268,7 @@ impl Link {
                 let greeting = greeting::check(&inner.identity, cluster_id.as_ref(), &position, &hello, meant)?;
                 Ok((greeting, replies))
             }
-            Some(reply::Kind::Refusal(refusal)) => {
-                Err(RefusedGreeting::new(refusal.reason(), refusal.message).into())
-            }
+            Some(reply::Kind::Refusal(refusal)) => Err(RefusedGreeting::new(refusal.reason(), refusal.message).into()),
             None => Err(protocol("no greeting".into())),
         }
     }
@@ -343,10 +347,9 @@ impl Link {
         let mut first = Some(hello);
         let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
         let pieces = chunks::split(message, transfer, inner.config.snapshot_chunk_bytes);
-        let stream = futures::stream::iter(pieces.map(move |chunk| proto::SnapshotChunk {
-            hello: first.take(),
-            data: chunk.encode_to_vec().into(),
-        }));
+        let stream = futures::stream::iter(
+            pieces.map(move |chunk| proto::SnapshotChunk { hello: first.take(), data: chunk.encode_to_vec().into() }),
+        );
         let mut client = PeerClient::new(channel).max_encoding_message_size(inner.config.max_frame_bytes);
         client.snapshot(stream).await.map(drop).map_err(|status| status.to_string())
     }

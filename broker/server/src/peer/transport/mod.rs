@@ -26,8 +26,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use super::discovery::Discovery;
 use super::directory::PeerDirectory;
+use super::discovery::Discovery;
 use super::dns::Resolver;
 
 pub use connect::ConnectError;

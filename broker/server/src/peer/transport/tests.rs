@@ -117,7 +117,7 @@ impl Plan {
 impl Endpoint {
     fn knows(&self, node: i32, port: u16) {
         let address = PeerAddress::parse(&format!("127.0.0.1:{port}"), 1).unwrap();
-        self.transport.directory().register(NodeId(node), address, Origin::Configured);
+        self.transport.directory().register(NodeId(node), &address, Origin::Configured);
     }
 
     async fn event(&mut self, wanted: impl Fn(&PeerEvent) -> bool) -> PeerEvent {
@@ -214,7 +214,12 @@ async fn stuck_peer(listener: TcpListener) {
     impl Peer for Stuck {
         type RaftStream = Replies;
         async fn raft(&self, request: Request<Streaming<Frame>>) -> Result<Response<Replies>, Status> {
-            let identity = Identity { node: NodeId(2), incarnation: Uuid([2; 16]), address: "stuck:1".into(), kafka_address: "stuck:2".into() };
+            let identity = Identity {
+                node: NodeId(2),
+                incarnation: Uuid([2; 16]),
+                address: "stuck:1".into(),
+                kafka_address: "stuck:2".into(),
+            };
             let hello = greeting::ours(&identity, None, &Position::default(), None);
             let first = futures::stream::iter([Ok(Reply { kind: Some(proto::reply::Kind::Hello(hello)) })]);
             let unread = request.into_inner();
@@ -340,11 +345,7 @@ async fn a_snapshot_arrives_whole_and_its_fate_is_reported() {
         data: image.clone().into(),
         metadata: Some(SnapshotMetadata { conf_state: None, index: 4, term: 1 }),
     };
-    let whole = RaftMessage {
-        msg_type: MessageType::Snapshot as i32,
-        snapshot: Some(snapshot),
-        ..message(1, 2, 0)
-    };
+    let whole = RaftMessage { msg_type: MessageType::Snapshot as i32, snapshot: Some(snapshot), ..message(1, 2, 0) };
     one.transport.send_snapshot(whole.clone());
     assert_eq!(two.message().await, whole);
     one.event(|event| *event == PeerEvent::SnapshotSent { peer: NodeId(2), ok: true }).await;
