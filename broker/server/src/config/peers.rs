@@ -100,6 +100,11 @@ impl PeersConfig {
         if join && voters.as_ref().is_some_and(|v| !v.is_empty()) {
             r.problem("bootstrap.voters", "given together with join=true", "nothing when join=true");
         }
+        if let (DiscoverySource::Static(_), Some(voters)) = (&source, &voters)
+            && let Some(missing) = voters.iter().find(|id| !listed.contains(id))
+        {
+            r.problem("bootstrap.voters", format!("voter {missing} is not in peers"), "ids that peers lists");
+        }
         if matches!(source, DiscoverySource::Service { .. }) && !join && voters.as_ref().is_none_or(BTreeSet::is_empty)
         {
             r.problem(

@@ -97,8 +97,8 @@ impl RaftConfig {
     pub(super) fn read(r: &mut Reader) -> Self {
         let config = Self {
             tick_ms: r.number("raft.tick.ms", "Length of a Raft tick", 100, 10..=10_000),
-            election_tick: r.number("raft.election.tick", "Ticks without a leader before an election", 10, 3..=1000),
-            heartbeat_tick: r.number("raft.heartbeat.tick", "Ticks between the leader's heartbeats", 3, 1..=100),
+            election_tick: r.number("raft.election.ticks", "Ticks without a leader before an election", 10, 3..=1000),
+            heartbeat_tick: r.number("raft.heartbeat.ticks", "Ticks between the leader's heartbeats", 3, 1..=100),
             max_size_per_msg: r.number(
                 "raft.max.size.per.msg",
                 "Most bytes of entries in one append message",
@@ -145,7 +145,7 @@ impl RaftConfig {
             ),
         };
         if config.heartbeat_tick >= config.election_tick {
-            r.problem("raft.heartbeat.tick", "not below raft.election.tick", "less than raft.election.tick");
+            r.problem("raft.heartbeat.ticks", "not below raft.election.ticks", "less than raft.election.ticks");
         }
         let worst = config.max_size_per_msg + (64 << 10);
         if (config.max_frame_bytes as u64) < worst || config.max_frame_bytes < config.snapshot_chunk_bytes + (1 << 10) {
@@ -187,7 +187,7 @@ impl LifecycleConfig {
                 "broker.session.timeout.ms",
                 "Silence after which a broker is fenced",
                 3000,
-                50..=600_000,
+                1..=600_000,
             ),
             first_boot_wait_ms: r.number(
                 "first.boot.wait.ms",

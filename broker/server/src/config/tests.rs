@@ -105,6 +105,9 @@ fn contradictions_about_membership_are_refused() {
     assert!(refused("node.id: 9\npeers: [1@a, 2@b]", &[], &[]).contains("peers: this broker (9) is not listed"));
     assert!(refused("node.id: 1\npeers: [1@a, 1@b]", &[], &[]).contains("peers: '1@a,1@b'"));
     assert!(refused("node.id: 1\npeers: [{id: 1, host: x, raft.port: 0}]", &[], &[]).contains("peers: '1@x:0'"));
+    assert!(
+        refused("node.id: 1\npeers: [1@a]\nbootstrap.voters: [1, 2]", &[], &[]).contains("voter 2 is not in peers")
+    );
     assert!(refused("node.id: 1\nbootstrap.voters: [1, 1]", &[], &[]).contains("bootstrap.voters: '1,1'"));
     assert!(refused("discovery.service: s", &[], &[]).contains("bootstrap.voters: not given"));
     assert!(
