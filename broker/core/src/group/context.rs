@@ -31,6 +31,8 @@ pub(super) enum Purpose<T> {
     DeleteGroups { token: T, results: Vec<(String, ErrorCode)>, deleting: Vec<GroupRef> },
     /// Offsets go away.
     DeleteOffsets { group: GroupRef, token: T, response: OffsetDeleteResponse, removing: Vec<TopicPartition> },
+    /// Offsets of deleted topics go away; nobody waits.
+    ForgetOffsets { group: GroupRef, removing: Vec<TopicPartition> },
     /// Nobody waits: an empty generation, an expiry.
     Background,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chronik_model::ErrorCode;
+use chronik_model::{ErrorCode, TopicName};
 
 use super::codec::RecordError;
 use super::config::{GroupConfig, Now};
@@ -144,8 +144,31 @@ impl<T> GroupCoordinator<T> {
                     reply(token, GroupResponse::OffsetDelete(OffsetDeleteResponse { error, topics: Vec::new() }));
                 }
                 // Their tokens were parked with the members.
-                Purpose::Assignment { .. } | Purpose::StaticMember { .. } | Purpose::Background => {}
+                Purpose::Assignment { .. }
+                | Purpose::StaticMember { .. }
+                | Purpose::ForgetOffsets { .. }
+                | Purpose::Background => {}
             }
+        }
+        effects
+    }
+
+    /// Topics that some group has committed offsets for. Ask after [`Self::finish_load`], and bring those that do not
+    /// exist to [`Self::topic_deleted`]: they were deleted while nobody led this partition.
+    #[must_use]
+    pub fn committed_topics(&self) -> BTreeSet<TopicName> {
+        self.groups.values().flat_map(|group| group.offsets.keys().map(|partition| partition.topic.clone())).collect()
+    }
+
+    /// These topics are deleted: what was committed for them is dropped, whoever is subscribed, so that a new topic
+    /// of the same name is read from its beginning. Call it for every deleted topic while this broker leads.
+    pub fn topic_deleted(&mut self, now: Now, names: &[TopicName]) -> Vec<Effect<T>> {
+        let mut effects = Vec::new();
+        if self.phase != Phase::Active {
+            return effects;
+        }
+        for id in self.groups.keys().cloned().collect::<Vec<_>>() {
+            self.with_group(now, &id, &mut effects, |group, cx| group.forget_topics(cx, names));
         }
         effects
     }
@@ -315,6 +338,10 @@ impl<T> GroupCoordinator<T> {
             Purpose::DeleteGroups { token, results, deleting } => {
                 let response = self.groups_deleted(now, results, &deleting, result);
                 effects.push(Effect::Reply { token, response: GroupResponse::DeleteGroups(response) });
+            }
+            // When the write failed, retention removes them from the log in the end; nobody sees them before.
+            Purpose::ForgetOffsets { group, removing } => {
+                self.with_life(now, &group, &mut effects, |group, _| group.offsets_deleted(ticket, &removing));
             }
             Purpose::Background => {}
         }

@@ -1,5 +1,7 @@
 //! Committed offsets: who may commit, when a commit becomes visible, what is fetched, deleted and expired.
 
+use std::collections::BTreeSet;
+
 use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName, TopicPartition};
 
 use super::context::{Cx, Purpose, offsets_write_error};
@@ -10,6 +12,9 @@ use super::messages::{
 };
 use super::records::{CommittedOffset, GroupRecord};
 use super::state::{Group, StoredOffset};
+
+/// An append is one batch, and a batch has a largest size.
+const TOMBSTONES_PER_APPEND: usize = 1_000;
 
 impl OffsetCommitRequest {
     /// The answer that refuses the whole commit: this error on every partition.
@@ -203,6 +208,28 @@ impl<T> Group<T> {
         for partition in removing {
             if self.offsets.get(partition).is_some_and(|stored| stored.ticket < ticket) {
                 self.offsets.remove(partition);
+            }
+        }
+    }
+
+    /// Drops what was committed for these topics. What is visible goes at once; a commit that is still being written
+    /// goes when the tombstone, which is behind it in the log, is written.
+    pub(super) fn forget_topics(&mut self, cx: &mut Cx<'_, T>, names: &[TopicName]) {
+        if self.state == GroupState::Dead {
+            return; // Its obituary has all tombstones already.
+        }
+        let mut removing: BTreeSet<TopicPartition> = BTreeSet::new();
+        for partition in self.offsets.keys().chain(self.pending_offsets.keys()) {
+            if names.contains(&partition.topic) {
+                removing.insert(partition.clone());
+            }
+        }
+        self.offsets.retain(|partition, _| !removing.contains(partition));
+        let removing: Vec<TopicPartition> = removing.into_iter().collect();
+        for some in removing.chunks(TOMBSTONES_PER_APPEND) {
+            let records = self.tombstones(some);
+            if !records.is_empty() {
+                cx.append(records, Purpose::ForgetOffsets { group: self.identity(), removing: some.to_vec() });
             }
         }
     }

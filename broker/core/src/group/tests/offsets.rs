@@ -310,3 +310,43 @@ fn a_group_nobody_knows_is_described_as_dead() {
     let described = story.describe("nobody");
     assert_eq!((described.error, described.state, described.found), (ErrorCode::None, Some(GroupState::Dead), false));
 }
+
+#[test]
+fn the_offsets_of_a_deleted_topic_go_whoever_reads_it_and_do_not_come_back() {
+    let mut story = Story::new(no_delay());
+    let generation = story.stable(&["a"]);
+    let mut request = commit("a", generation, 42);
+    let mut other = request.topics[0].clone();
+    other.name = TopicName::from("kept");
+    request.topics.push(other);
+    story.commit(request);
+    assert_eq!((story.committed("t", 0), story.committed("kept", 0)), (42, 42));
+    assert_eq!(story.coordinator.committed_topics(), [TopicName::from("kept"), TopicName::from("t")].into());
+
+    // One more commit is under way when the topic goes.
+    story.hold_appends = true;
+    let token = story.commit(commit("a", generation, 43));
+    let effects = story.coordinator.topic_deleted(story.now, &[TopicName::from("t")]);
+    assert!(matches!(&effects[..], [Effect::Append { records, .. }] if records.len() == 1), "{effects:?}");
+    story.take(effects);
+    assert_eq!(story.committed("t", 0), -1, "gone at once");
+    story.release(Ok(()));
+    assert_eq!(story.commit_errors(token), [ErrorCode::None]);
+    assert_eq!((story.committed("t", 0), story.committed("kept", 0)), (-1, 42));
+
+    let again = Story::from_log(no_delay(), std::mem::take(&mut story.log));
+    assert_eq!((again.committed("t", 0), again.committed("kept", 0)), (-1, 42), "the log says so too");
+    assert_eq!(story.coordinator.topic_deleted(story.now, &[TopicName::from("t")]), [], "nothing is left to drop");
+}
+
+#[test]
+fn a_failed_tombstone_does_not_bring_the_offsets_of_a_deleted_topic_back() {
+    let mut story = Story::new(no_delay());
+    story.hold_appends = true;
+    story.commit(commit("", -1, 42));
+    story.release(Ok(()));
+    let effects = story.coordinator.topic_deleted(story.now, &[TopicName::from("t")]);
+    story.take(effects);
+    story.release(Err(ErrorCode::NotEnoughReplicas));
+    assert_eq!(story.committed("t", 0), -1);
+}
