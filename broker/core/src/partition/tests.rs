@@ -1,9 +1,10 @@
 //! Stories of the replica state machine: one per rule, one per bug that other brokers had, and a seeded random run of
-//! three replicas under a scripted controller.
+//! three replicas, under a scripted controller and under the real one.
 
 mod follower;
 mod isr;
 mod leader;
+mod real_controller;
 mod sim;
 
 use chronik_model::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch};

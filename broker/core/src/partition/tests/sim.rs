@@ -15,10 +15,10 @@ const STEPS: usize = 3_000;
 const NODES: [i32; 3] = [1, 2, 3];
 
 /// Splitmix64.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,38 +28,38 @@ impl Random {
 }
 
 #[derive(Clone, Default)]
-struct Log {
-    records: Vec<(i32, u64)>,
-    epochs: Vec<(i32, i64)>,
+pub(super) struct Log {
+    pub(super) records: Vec<(i32, u64)>,
+    pub(super) epochs: Vec<(i32, i64)>,
 }
 
 impl Log {
-    fn end(&self) -> i64 {
+    pub(super) fn end(&self) -> i64 {
         i64::try_from(self.records.len()).unwrap()
     }
 
-    fn latest(&self) -> Option<LeaderEpoch> {
+    pub(super) fn latest(&self) -> Option<LeaderEpoch> {
         self.epochs.last().map(|(epoch, _)| LeaderEpoch(*epoch))
     }
 
-    fn assign(&mut self, epoch: i32, start: i64) {
+    pub(super) fn assign(&mut self, epoch: i32, start: i64) {
         if self.epochs.last().is_none_or(|(latest, _)| *latest < epoch) {
             self.epochs.retain(|(_, at)| *at < start);
             self.epochs.push((epoch, start));
         }
     }
 
-    fn append(&mut self, record: (i32, u64)) {
+    pub(super) fn append(&mut self, record: (i32, u64)) {
         self.assign(record.0, self.end());
         self.records.push(record);
     }
 
-    fn truncate(&mut self, to: i64) {
+    pub(super) fn truncate(&mut self, to: i64) {
         self.records.truncate(usize::try_from(to).unwrap());
         self.epochs.retain(|(_, at)| *at < to);
     }
 
-    fn facts(&self, high_watermark: i64) -> LogFacts {
+    pub(super) fn facts(&self, high_watermark: i64) -> LogFacts {
         facts(self.end(), high_watermark, self.latest().map(|epoch| epoch.0))
     }
 }
@@ -76,7 +76,7 @@ struct Broker {
 }
 
 #[derive(Clone)]
-enum Message {
+pub(super) enum Message {
     Fetch { request: FollowerRequest, fetch: FollowerFetch },
     Fetched { to: i32, reply: FetchReply, records: Vec<(i32, u64)> },
     Alter { proposal: IsrProposal },
@@ -114,7 +114,7 @@ struct Seen {
     refused: usize,
 }
 
-fn slot(node: i32) -> usize {
+pub(super) fn slot(node: i32) -> usize {
     usize::try_from(node - 1).unwrap()
 }
 
