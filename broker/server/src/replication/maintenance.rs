@@ -80,6 +80,7 @@ impl ReplicaManager {
                 if retention {
                     manager.retain();
                 }
+                manager.sync_sealed()?;
                 manager.write_checkpoints(&last)
             });
             match done.await {
@@ -119,6 +120,26 @@ impl ReplicaManager {
             partition.retain(&mut out);
             self.deliver(&partition, out);
         }
+    }
+
+    /// Makes logs durable that began a new segment since the last time, so that recovery after a crash scans little more
+    /// than the last one.
+    fn sync_sealed(self: &Arc<Self>) -> Result<(), LogError> {
+        for partition in self.partitions() {
+            let plan = {
+                let mut inner = partition.inner.lock();
+                let segments = inner.log.segment_count();
+                if std::mem::replace(&mut inner.flushed_segments, segments) >= segments {
+                    continue;
+                }
+                inner.log.prepare_flush()
+            };
+            if let Some(plan) = plan {
+                plan.run()?;
+                partition.on_flushed(&plan);
+            }
+        }
+        Ok(())
     }
 
     /// Writes those checkpoints that differ from `last`.

@@ -63,6 +63,8 @@ pub(super) struct Inner {
     syncs: AckWaiters<AckTicket>,
     pub(super) fetches: FetchWaiters<Arc<FetchWait>>,
     pub(super) deletes_old: bool,
+    /// Segments that there were when the log was last made durable as a whole.
+    pub(super) flushed_segments: usize,
 }
 
 /// See the module documentation.
@@ -109,6 +111,7 @@ impl Partition {
                 syncs: AckWaiters::with_limit(max_waiters),
                 fetches: FetchWaiters::with_limit(max_waiters),
                 deletes_old: true,
+                flushed_segments: 1,
             }),
             wake_committer,
         })
