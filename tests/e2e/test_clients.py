@@ -163,8 +163,9 @@ def test_topics_are_administered_by_librdkafka(shared, topic):
 def test_a_deleted_and_recreated_topic_does_not_serve_old_records(shared, topic):
     kafka.create_topic(shared.bootstrap, topic)
     kafka.produce(shared.bootstrap, topic, ["old"] * 50)
-    kafka.admin(shared.bootstrap).delete_topics([topic])[topic].result(30)
-    wait.until(lambda: topic not in kafka.admin(shared.bootstrap).list_topics(timeout=10).topics, "deletion")
+    client = kafka.admin(shared.bootstrap)
+    client.delete_topics([topic])[topic].result(30)
+    wait.until(lambda: topic not in client.list_topics(timeout=10).topics, "deletion")
     kafka.create_topic(shared.bootstrap, topic)
     acked = kafka.produce(shared.bootstrap, topic, ["new"] * 5)
     assert kafka.read_all(shared.bootstrap, topic) == acked
