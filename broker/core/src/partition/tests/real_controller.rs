@@ -518,9 +518,10 @@ impl Sim {
     fn apply(&mut self, node: i32, position: usize) {
         let now = self.now;
         let broker = &mut self.brokers[slot(node)];
-        broker.applied = position;
-        broker.brokers_seen = broker.brokers_seen.max(position);
-        let view = self.history[broker.brokers_seen].brokers.clone();
+        // A state comes with the brokers as of that state, and never from before what was heard already.
+        let position = position.max(broker.brokers_seen);
+        (broker.applied, broker.brokers_seen) = (position, position);
+        let view = self.history[position].brokers.clone();
         let state = self.history[position].state.clone();
         let effects = broker.replica.apply_metadata(&state, |n| view.get(&n).copied(), now);
         self.run(node, effects);
