@@ -217,8 +217,8 @@ impl Sim {
             0..140 if up => self.produce(node),
             140..400 if up => self.fetch(node),
             400..740 => self.deliver(),
-            740..760 => self.lose(),
-            760..820 => self.tick(),
+            740..770 => self.lose(),
+            770..820 => self.tick(),
             820..910 if up => self.hear(node),
             910..918 => self.fence(node),
             918..958 => self.unfence(node),
@@ -371,6 +371,10 @@ impl Sim {
             return;
         }
         let position = self.random.below(self.net.len());
+        // Proposals linger: what they were made from is often long gone when they are committed.
+        if matches!(self.net[position], Message::Alter { .. }) && self.random.below(4) != 0 {
+            return;
+        }
         let message =
             if self.random.below(12) == 0 { self.net[position].clone() } else { self.net.swap_remove(position) };
         match message {
