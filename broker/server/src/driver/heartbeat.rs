@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, RegisterBroker};
-use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId};
+use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId, RaftIndex};
 use tokio::sync::watch;
 
 use super::Shared;
@@ -24,7 +24,9 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_millis(100);
 /// Time between heartbeats while something is expected of the leader: unfencing, or permission to stop.
-const EAGER: Duration = Duration::from_millis(50);
+const EAGER: Duration = Duration::from_millis(20);
+/// A broker that wants to stop waits no longer than this when there is no quorum that could let it.
+const HOPELESS: Duration = Duration::from_millis(500);
 
 /// Why this process must not go on.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -162,6 +164,7 @@ impl Lifecycle {
     pub async fn run(&self) -> Fatal {
         let mut leadership = self.shared().leadership.subscribe();
         let mut wants_shutdown = self.wants_shutdown.subscribe();
+        let mut told = RaftIndex(0);
         loop {
             let leader = leadership.borrow_and_update().leader;
             let leaving = *wants_shutdown.borrow_and_update();
@@ -194,6 +197,28 @@ impl Lifecycle {
                 () = tokio::time::sleep(pause) => {}
                 _ = leadership.wait_for(|l| l.leader != leader) => {}
                 _ = wants_shutdown.wait_for(|wants| *wants != leaving) => {}
+                () = self.somebody_waits_for_us(&mut told) => {}
+            }
+        }
+    }
+
+    /// Completes when this broker has applied that another one is leaving: that one may stop when the leader knows that we
+    /// know. `told` is the last such index.
+    async fn somebody_waits_for_us(&self, told: &mut RaftIndex) {
+        let shared = self.shared();
+        let mut applied = shared.applied.subscribe();
+        loop {
+            let newest = {
+                let state = shared.state.read();
+                let leaving = state.alive_brokers().filter(|broker| broker.node != shared.node);
+                leaving.filter_map(|broker| broker.shutting_down).max()
+            };
+            if let Some(newest) = newest.filter(|newest| *newest > *told) {
+                *told = newest;
+                return;
+            }
+            if applied.changed().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }
@@ -263,12 +288,31 @@ impl Lifecycle {
         }
         self.wants_shutdown.send_replace(true);
         let mut may_stop = self.may_stop.subscribe();
-        let allowed = tokio::time::timeout(timeout, may_stop.wait_for(|may| *may)).await.is_ok();
+        let allowed = tokio::select! {
+            allowed = tokio::time::timeout(timeout, may_stop.wait_for(|may| *may)) => allowed.is_ok(),
+            () = self.hopeless() => false,
+        };
         if !allowed {
             tracing::warn!("stopping without the leader's permission: leaderships may move only when we are missed");
         }
         self.hand_over_quorum().await;
         allowed
+    }
+
+    /// Completes when no quorum could let this broker go: nobody leads, or it leads nobody, for a while.
+    async fn hopeless(&self) {
+        let mut since = None;
+        loop {
+            let leadership = *self.shared().leadership.borrow();
+            let led = leadership.leader.is_some_and(|leader| leader != self.shared().node);
+            if led || self.shared().majority_connected() {
+                since = None;
+            } else if since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= HOPELESS {
+                return;
+            }
+            // Connections are known by the tick, so looking by the tick misses nothing.
+            tokio::time::sleep(HOPELESS / 5).await;
+        }
     }
 
     async fn hand_over_quorum(&self) {

@@ -152,6 +152,15 @@ impl Shared {
         self.state.read().broker(self.node).is_some_and(|broker| broker.epoch == epoch && !broker.fenced)
     }
 
+    /// Whether a majority of the voters can be talked to; this broker counts as one when it votes.
+    #[must_use]
+    pub fn majority_connected(&self) -> bool {
+        let status = self.status.load();
+        let Some(status) = status.as_ref() else { return false };
+        let reached = status.voters.iter().filter(|id| **id == self.node || status.connected.contains(id)).count();
+        reached > status.voters.len() / 2
+    }
+
     /// Why this broker is not ready for clients, if so.
     ///
     /// # Errors
@@ -163,6 +172,10 @@ impl Shared {
         let leadership = *self.leadership.borrow();
         if leadership.leader.is_none() {
             return Err("no leader of the metadata quorum is known".into());
+        }
+        // A leader learns only after an election timeout that it leads nobody any more; its connections know at once.
+        if leadership.role == Role::Leader && !self.majority_connected() {
+            return Err("leads the metadata quorum, but is not connected to a majority of the voters".into());
         }
         let state = self.state.read();
         let epoch = self.broker_epoch();

@@ -273,6 +273,22 @@ async fn a_broker_that_leaves_in_order_hands_the_quorum_over_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_broker_of_a_cluster_does_not_wait_for_a_permission_that_nobody_can_give() {
+    let mut cluster = Cluster::new(3, 0).await;
+    let mut nodes = vec![cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+    let mut lives = Vec::new();
+    for node in &nodes {
+        lives.push(node.live().await);
+    }
+    nodes.remove(2).kill().await;
+    nodes.remove(1).kill().await;
+    let begin = std::time::Instant::now();
+    assert!(!lives[0].leave().await);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(nodes[0].meta.shared().ready().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_of_the_same_broker_is_not_registered_while_the_first_lives() {
     let mut cluster = Cluster::new(1, 0).await;
     let first = cluster.start(1).await;
