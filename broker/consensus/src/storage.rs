@@ -84,8 +84,9 @@ impl<D: Disk + Clone> Store<D> {
     pub(crate) fn open(disk: D, dir: &str, node: NodeId, segment_bytes: u64, start: &Start) -> Result<Self, OpenError> {
         if !disk.exists(dir).map_err(failed("looking for", dir))? {
             disk.create_dir(dir).map_err(failed("creating", dir))?;
-            disk.sync_dir(parent(dir)).map_err(failed("syncing", parent(dir)))?;
         }
+        // Also when it is there: the run that created it may have died before this.
+        disk.sync_dir(parent(dir)).map_err(failed("syncing", parent(dir)))?;
         let (log, records) = Segments::open(disk.clone(), dir, node, segment_bytes)?;
         let mut store = Self {
             disk,
@@ -117,6 +118,15 @@ impl<D: Disk + Clone> Store<D> {
     }
 
     fn start(&mut self, start: &Start) -> Result<(), OpenError> {
+        // A founder writes its first image before its first record; any other image belongs to a log that is gone.
+        let first = image::path(&self.dir, BOOTSTRAP_INDEX, BOOTSTRAP_INDEX);
+        for entry in self.disk.list(&self.dir).map_err(failed("listing", &self.dir))? {
+            let path = format!("{}/{}", self.dir, entry.name);
+            if entry.name.starts_with("image-") && entry.name.ends_with(".img") && path != first {
+                let problem = "a state image without a log: the log was removed".to_owned();
+                return Err(OpenError::Corrupted { path, offset: 0, problem });
+            }
+        }
         let Start::Bootstrap { voters } = start else {
             // Something durable, so that a restart with other settings does not found a second cluster.
             let members = Record::ConfState { index: 0, state: ConfState::default() };

@@ -129,6 +129,8 @@ impl<D: Disk> Segments<D> {
             }
             log.recover(number, path, at + 1 == numbers.len(), &mut records)?;
         }
+        // The names found, as much as the bytes, may never have been synced.
+        log.disk.sync_dir(dir).map_err(failed("syncing", dir))?;
         if listed.iter().any(|entry| entry.name == SPARE) {
             let spare = log.path(SPARE);
             log.disk.remove_file(&spare).map_err(failed("removing", &spare))?;
@@ -141,7 +143,15 @@ impl<D: Disk> Segments<D> {
     }
 
     fn recover(&mut self, number: u64, path: String, last: bool, records: &mut Vec<Record>) -> Result<(), OpenError> {
-        let bytes = self.disk.read(&path).map_err(failed("reading", &path))?;
+        let file = self.disk.open(&path).map_err(failed("opening", &path))?;
+        if last {
+            // The last run may have been killed between a write and its sync, or its sync may have failed: what is
+            // found is promised from now on, so it must be what the device has and not what the kernel remembers.
+            file.sync().map_err(failed("syncing", &path))?;
+            file.forget_clean_pages(0).map_err(failed("reading", &path))?;
+        }
+        let length = usize::try_from(file.len()).unwrap_or(usize::MAX);
+        let bytes = file.read_at(0, length).map_err(failed("reading", &path))?;
         let corrupted = |offset: usize, problem: String| OpenError::Corrupted {
             path: path.clone(),
             offset: offset as u64,
@@ -153,7 +163,9 @@ impl<D: Disk> Segments<D> {
                     Err(OpenError::WrongNode { path: self.dir.clone(), found, expected: self.node })
                 }
                 // The header becomes durable with the first frame: without any, this is a torn creation.
-                HeaderProblem::Damaged(_) if last && good_frame_after(number, &bytes, 0).is_none() => {
+                HeaderProblem::Damaged(_)
+                    if last && self.may_be_torn(number) && good_frame_after(number, &bytes, 0).is_none() =>
+                {
                     self.remove(&path).map_err(OpenError::from)
                 }
                 HeaderProblem::Damaged(problem) => Err(corrupted(0, problem)),
@@ -186,12 +198,11 @@ impl<D: Disk> Segments<D> {
             }
         }
         if position == HEADER {
-            if last {
+            if last && self.may_be_torn(number) {
                 return self.remove(&path).map_err(OpenError::from);
             }
             return Err(corrupted(HEADER, "no record in a segment that was complete".to_owned()));
         }
-        let file = self.disk.open(&path).map_err(failed("opening", &path))?;
         // Frames start at multiples of 8; a cut that took only padding is made good by cutting the frame's end.
         let whole = position as u64;
         if !whole.is_multiple_of(8) {
@@ -206,6 +217,12 @@ impl<D: Disk> Segments<D> {
         self.segments.push(Segment { number, path, file, max_index });
         self.next_number = number + 1;
         Ok(())
+    }
+
+    /// Whether a segment without a good frame may be one that was just being created. The segments before it are
+    /// removed only after that, so only the very first one can be alone.
+    fn may_be_torn(&self, number: u64) -> bool {
+        number == 1 || !self.segments.is_empty()
     }
 
     fn remove(&self, path: &str) -> Result<(), StorageFailed> {

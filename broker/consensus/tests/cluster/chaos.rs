@@ -2,7 +2,7 @@
 //! throughout. Every failure names its seed.
 
 use chronik_consensus::MembershipChange::{AddLearner, Promote, RemoveNode};
-use chronik_consensus::{Config, Start};
+use chronik_consensus::{Config, OpenError, Start};
 use chronik_log::disk::{Fault, Operation, SplitMix64};
 use chronik_model::NodeId;
 
@@ -76,8 +76,12 @@ fn run(seed: u64) {
         }
         for id in 1..=5 {
             if cluster.nodes[&id].replica.is_none() && rng.chance(15) {
-                cluster.restart(id);
-                cluster.connect_all();
+                match cluster.open(id, &voters(&[id])) {
+                    Ok(()) => cluster.connect_all(),
+                    // The disk failed again; the next attempt finds what this one left.
+                    Err(OpenError::Storage(_)) => cluster.crash(id, rng.next_u64()),
+                    Err(error) => panic!("node {id}: {error}"),
+                }
             }
         }
         if let Some(leader) = cluster.leader() {

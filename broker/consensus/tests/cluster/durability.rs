@@ -278,3 +278,73 @@ fn entries_since_the_image_are_told_again_after_a_restart() {
     cluster.ticks(20);
     assert_eq!(cluster.nodes[&1].state, state);
 }
+
+#[test]
+fn what_a_restart_found_unsynced_is_durable_before_anything_builds_on_it() {
+    for seed in 0..30 {
+        let mut cluster = Cluster::formed(1, 1);
+        cluster.propose_many(1, 1);
+        // Written, then killed before the sync: the kernel still has the bytes.
+        cluster.nodes[&1].disk.inject(Fault::LyingSync);
+        cluster.propose_many(1, 20);
+        cluster.kill(1);
+        cluster.nodes[&1].disk.heal();
+        cluster.restart(1);
+        let found = cluster.status(1).last_index;
+        cluster.crash(1, seed);
+        cluster.restart(1);
+        assert_eq!(cluster.status(1).last_index, found, "seed {seed}");
+    }
+}
+
+#[test]
+fn bytes_of_a_failed_sync_are_not_taken_for_durable_by_the_next_run() {
+    for seed in 0..30 {
+        let mut cluster = Cluster::formed(1, 1);
+        cluster.propose_many(1, 3);
+        let disk = cluster.nodes[&1].disk.clone();
+        disk.inject(Fault::Fail(Operation::Sync, 1));
+        disk.inject(Fault::Fail(Operation::Truncate, 1));
+        cluster.propose(1).expect("appended in memory");
+        cluster.pump();
+        assert!(cluster.status(1).failed);
+        cluster.kill(1);
+        cluster.restart(1);
+        let found = cluster.status(1).last_index;
+        cluster.crash(1, seed);
+        cluster.restart(1);
+        assert_eq!(cluster.status(1).last_index, found, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_only_batch_of_the_only_segment_left_is_never_taken_for_a_torn_beginning() {
+    let mut cluster = Cluster::formed(1, 1);
+    cluster.propose_many(1, 1);
+    cluster.kill(1);
+    let disk = cluster.nodes[&1].disk.clone();
+    // As after a compaction that began a segment and removed all before it.
+    let path = format!("raft/{}", log_files(&disk)[0]);
+    let later = "raft/log-0000000000000007.seg";
+    let content = disk.read(&path).expect("read");
+    disk.remove_file(&path).expect("removed");
+    for damaged in [&content[..40], &content[..20]] {
+        disk.create(later).and_then(|file| file.append(&[damaged])).expect("written");
+        let Err(OpenError::Corrupted { path, .. }) = cluster.open(1, &voters(&[1])) else { panic!("founded anew") };
+        assert_eq!(path, later);
+        disk.read(later).expect("untouched");
+    }
+}
+
+#[test]
+fn a_state_image_without_a_log_is_refused_and_no_cluster_is_founded_over_it() {
+    let mut cluster = Cluster::formed_with(1, 1, small);
+    cluster.propose_many(1, 60);
+    cluster.kill(1);
+    let disk = cluster.nodes[&1].disk.clone();
+    for name in log_files(&disk) {
+        disk.remove_file(&format!("raft/{name}")).expect("removed");
+    }
+    let Err(OpenError::Corrupted { path, .. }) = cluster.open(1, &voters(&[1])) else { panic!("founded anew") };
+    assert!(path.contains("image-"), "{path}");
+}
