@@ -218,3 +218,62 @@ fn a_joiner_without_members_never_campaigns() {
     assert_eq!(cluster.status(4).elections_started, 0);
     assert_eq!(cluster.status(4).term.0, 0);
 }
+
+/// Node 1 leads, node 2 lags behind, node 3 acknowledged what node 2 has not got; then 3 loses its disk.
+fn wiped_voter(seed: u64) -> Cluster {
+    let mut cluster = Cluster::formed(3, seed);
+    assert_eq!(cluster.elect(), 1);
+    cluster.propose_many(1, 2);
+    cluster.isolate(2);
+    cluster.propose_many(1, 5);
+    assert_eq!(cluster.acknowledged.len(), 7);
+    cluster.kill(3);
+    cluster.on_disk(3, chronik_log::disk::MemDisk::new(), |_| {});
+    cluster
+}
+
+#[test]
+fn a_founder_that_lost_its_disk_gives_no_vote_to_one_who_lacks_what_it_acknowledged() {
+    let mut cluster = wiped_voter(1);
+    cluster.kill(1);
+    cluster.open(3, &crate::harness::voters(&[1, 2, 3])).expect("founded anew");
+    cluster.heal();
+    cluster.ticks(100);
+    assert_eq!(cluster.leader(), None, "entries that were acknowledged would be lost");
+    let said = cluster.status(3).last_error.unwrap_or_default();
+    assert!(said.contains("storage is fresh"), "{said}");
+    cluster.restart(1);
+    cluster.connect_all();
+    cluster.elect();
+    cluster.ticks(20);
+    cluster.agreed();
+}
+
+#[test]
+fn a_founder_that_lost_its_disk_votes_again_once_it_was_fed() {
+    let mut cluster = wiped_voter(1);
+    cluster.open(3, &crate::harness::voters(&[1, 2, 3])).expect("founded anew");
+    cluster.heal();
+    cluster.ticks(20);
+    cluster.agreed();
+    cluster.kill(1);
+    cluster.elect();
+    cluster.ticks(20);
+    cluster.agreed();
+}
+
+#[test]
+fn of_two_voters_one_may_lose_its_disk_while_the_other_restarts() {
+    let mut cluster = Cluster::formed(2, 1);
+    let leader = cluster.elect();
+    cluster.propose_many(leader, 5);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.on_disk(2, chronik_log::disk::MemDisk::new(), |_| {});
+    cluster.open(2, &crate::harness::voters(&[1, 2])).expect("founded anew");
+    cluster.restart(1);
+    cluster.connect_all();
+    assert_eq!(cluster.elect(), 1);
+    cluster.ticks(20);
+    cluster.agreed();
+}
