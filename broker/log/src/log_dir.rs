@@ -165,7 +165,11 @@ impl LogDir {
     pub fn take_clean_shutdown(&self) -> Result<Option<BrokerEpoch>, LogError> {
         let content = match self.disk.read(CLEAN_SHUTDOWN_FILE) {
             Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The last run may have died between the removal and its sync: the marker must not come back.
+                self.disk.sync_dir("").map_err(self.fatal("sync directory", CLEAN_SHUTDOWN_FILE))?;
+                return Ok(None);
+            }
             Err(error) => return Err(LogError::io("read", CLEAN_SHUTDOWN_FILE)(error)),
         };
         self.disk.remove_file(CLEAN_SHUTDOWN_FILE).map_err(self.fatal("remove", CLEAN_SHUTDOWN_FILE))?;
@@ -241,6 +245,20 @@ mod tests {
             dir(&disk).write_clean_shutdown(BrokerEpoch(42)).unwrap();
             disk.crash(seed);
             assert_eq!(dir(&disk).take_clean_shutdown().unwrap(), Some(BrokerEpoch(42)));
+            disk.crash(seed);
+            assert_eq!(dir(&disk).take_clean_shutdown().unwrap(), None, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_marker_whose_removal_was_cut_short_does_not_come_back() {
+        for seed in 0..20 {
+            let disk = MemDisk::new();
+            dir(&disk).write_clean_shutdown(BrokerEpoch(42)).unwrap();
+            disk.inject(Fault::Fail(Operation::SyncDir, 1));
+            assert!(dir(&disk).take_clean_shutdown().is_err());
+            disk.kill();
+            assert_eq!(dir(&disk).take_clean_shutdown().unwrap(), None);
             disk.crash(seed);
             assert_eq!(dir(&disk).take_clean_shutdown().unwrap(), None, "seed {seed}");
         }
