@@ -236,7 +236,7 @@ fn wiped_voter(seed: u64) -> Cluster {
 fn a_founder_that_lost_its_disk_gives_no_vote_to_one_who_lacks_what_it_acknowledged() {
     let mut cluster = wiped_voter(1);
     cluster.kill(1);
-    cluster.open(3, &crate::harness::voters(&[1, 2, 3])).expect("founded anew");
+    cluster.open(3, &voters(&[1, 2, 3])).expect("founded anew");
     cluster.heal();
     cluster.ticks(100);
     assert_eq!(cluster.leader(), None, "entries that were acknowledged would be lost");
@@ -252,7 +252,7 @@ fn a_founder_that_lost_its_disk_gives_no_vote_to_one_who_lacks_what_it_acknowled
 #[test]
 fn a_founder_that_lost_its_disk_votes_again_once_it_was_fed() {
     let mut cluster = wiped_voter(1);
-    cluster.open(3, &crate::harness::voters(&[1, 2, 3])).expect("founded anew");
+    cluster.open(3, &voters(&[1, 2, 3])).expect("founded anew");
     cluster.heal();
     cluster.ticks(20);
     cluster.agreed();
@@ -270,7 +270,7 @@ fn of_two_voters_one_may_lose_its_disk_while_the_other_restarts() {
     cluster.kill(1);
     cluster.kill(2);
     cluster.on_disk(2, chronik_log::disk::MemDisk::new(), |_| {});
-    cluster.open(2, &crate::harness::voters(&[1, 2])).expect("founded anew");
+    cluster.open(2, &voters(&[1, 2])).expect("founded anew");
     cluster.restart(1);
     cluster.connect_all();
     assert_eq!(cluster.elect(), 1);
