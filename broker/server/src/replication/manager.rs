@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::fetcher::Fetchers;
-use super::meta::{MetaClient, ProposeError};
+use super::meta::MetaClient;
 use super::partition::{Durability, Outgoing, Partition, Parts};
 use super::storage::{self, Checkpoints};
 use super::{FlushMode, Groups, OFFSETS_TOPIC, ReplicationConfig};
@@ -384,8 +384,8 @@ impl ReplicaManager {
                     Err(error.code)
                 }
                 Ok(_) => Err(ErrorCode::UnknownServerError),
-                Err(ProposeError::Refused(_)) => Err(ErrorCode::OperationNotAttempted),
-                Err(ProposeError::TimedOut | ProposeError::Stopped) => Err(ErrorCode::RequestTimedOut),
+                // Also an answer that cannot be read is "refused", and that one may be committed.
+                Err(_) => Err(ErrorCode::RequestTimedOut),
             };
             let mut out = Vec::new();
             partition.on_alter_result(&proposal, outcome, &mut out);
