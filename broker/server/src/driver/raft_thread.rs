@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use chronik_model::{NodeId, RaftIndex, Term};
 use tokio::sync::oneshot;
 
 use super::clock::{mono_ms, wall_ms};
-use super::inbox::{Input, ProposeAnswer};
+use super::inbox::{Input, Inputs, ProposeAnswer};
 use super::{Leadership, Shared};
 use crate::peer::directory::{Origin, PeerAddress};
 use crate::peer::transport::{PeerEvent, SendOutcome, Transport, node_of};
@@ -33,6 +33,9 @@ use crate::peer::transport::{PeerEvent, SendOutcome, Transport, node_of};
 const BATCH: usize = 1024;
 /// Most proposals that wait.
 const MAX_WAITING: usize = 65_536;
+/// A pause between two rounds after which the sessions of brokers count anew: the machine, the process or its disk
+/// stood still, and what the brokers said meanwhile may not have been read yet.
+const STOOD_STILL_MS: u64 = 1_000;
 /// Least time between two published accounts of the replica.
 const STATUS_MS: u64 = 50;
 
@@ -49,7 +52,7 @@ pub struct RaftThread<D: Disk + Clone> {
     replica: Replica<D>,
     shared: Arc<Shared>,
     transport: Transport,
-    inputs: Receiver<Input>,
+    inputs: Inputs,
     liveness: Liveness,
     waiters: Waiters<Waiter>,
     /// When the proposal at an index was made.
@@ -58,6 +61,8 @@ pub struct RaftThread<D: Disk + Clone> {
     ready_reads: Vec<(RaftIndex, oneshot::Sender<RaftIndex>)>,
     leading: Option<Term>,
     published_ms: u64,
+    /// When the last round looked at the sessions.
+    awake_ms: u64,
 }
 
 impl<D: Disk + Clone> std::fmt::Debug for RaftThread<D> {
@@ -73,7 +78,7 @@ impl<D: Disk + Clone> RaftThread<D> {
         replica: Replica<D>,
         shared: Arc<Shared>,
         transport: Transport,
-        inputs: Receiver<Input>,
+        inputs: Inputs,
         liveness: Liveness,
     ) -> Self {
         Self {
@@ -88,6 +93,7 @@ impl<D: Disk + Clone> RaftThread<D> {
             ready_reads: Vec::new(),
             leading: None,
             published_ms: 0,
+            awake_ms: mono_ms(),
         }
     }
 
@@ -133,6 +139,7 @@ impl<D: Disk + Clone> RaftThread<D> {
             })?;
             self.perform(effects, unsent)?;
         }
+        self.notice_standstill();
         self.drive_liveness();
         self.publish(false);
         Ok(true)
@@ -271,7 +278,7 @@ impl<D: Disk + Clone> RaftThread<D> {
             self.role_changed(Leadership { leader: change.leader, term: change.term.0, role: change.role });
         }
         if let Some(image) = effects.install {
-            self.install(image.index, &image.data);
+            self.install(image.index, &image.data)?;
         }
         let mut changes = Vec::new();
         for entry in effects.committed {
@@ -319,18 +326,21 @@ impl<D: Disk + Clone> RaftThread<D> {
         self.leading = term;
     }
 
-    fn install(&mut self, index: RaftIndex, image: &Bytes) {
+    /// The state becomes that of `image`.
+    ///
+    /// # Errors
+    /// When it cannot be read: the thread must end, for it would apply what follows to another state.
+    pub(super) fn install(&mut self, index: RaftIndex, image: &Bytes) -> Result<(), StorageFailed> {
         match decode_image(image) {
             Ok(state) => {
                 tracing::info!(%index, "metadata replaced by a snapshot");
                 *self.shared.state.write() = state;
             }
-            // The image passed its checksums, so only a newer version can have written it. Going on would act on
-            // metadata that is not the cluster's.
+            // The image passed its checksums, so only a newer version can have written it.
             Err(problem) => {
                 tracing::error!(%index, %problem, "a metadata snapshot cannot be read: this broker must be upgraded");
-                *self.shared.failure.lock() = Some(format!("snapshot at {index} cannot be read: {problem}"));
-                return;
+                let path = format!("the metadata snapshot at {index}");
+                return Err(StorageFailed { action: "reading", path, cause: problem });
             }
         }
         for (waiter, outcome) in self.waiters.image_installed(index) {
@@ -340,6 +350,7 @@ impl<D: Disk + Clone> RaftThread<D> {
         self.learn_addresses();
         self.shared.changes.replaced();
         self.shared.applied.send_replace(index);
+        Ok(())
     }
 
     fn apply(&mut self, entry: CommittedEntry, changes: &mut Vec<Change>) {
@@ -398,6 +409,16 @@ impl<D: Disk + Clone> RaftThread<D> {
                 (Outcome::Applied(_), _) => {}
                 (Outcome::Lost | Outcome::Unknown, _) => self.liveness.on_proposal_failed(&command),
             },
+        }
+    }
+
+    fn notice_standstill(&mut self) {
+        let now = mono_ms();
+        let stood_still_ms = now - self.awake_ms;
+        self.awake_ms = now;
+        if stood_still_ms > STOOD_STILL_MS && self.liveness.is_leading() {
+            tracing::warn!(ms = stood_still_ms, "the Raft thread stood still: every broker gets a fresh session");
+            self.liveness.become_leader(now, &self.shared.state.read());
         }
     }
 

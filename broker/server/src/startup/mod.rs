@@ -30,7 +30,7 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, EXIT_IDENTITY, EXIT_SUPERSEDED, EXIT_TEMPORARY, host_name};
 use crate::driver::control::Control;
 use crate::driver::heartbeat::{Fatal, Lifecycle, Registration};
-use crate::driver::inbox::{Inbox, Input};
+use crate::driver::inbox::{Inbox, Input, Inputs};
 use crate::driver::meta_client::Meta;
 use crate::driver::raft_thread::{RaftThread, decode_image};
 use crate::driver::{Shared, clock, join};
@@ -151,7 +151,7 @@ struct Broker {
     trace: StartupTrace,
     shared: Arc<Shared>,
     inbox: Inbox,
-    inputs: Mutex<Option<std::sync::mpsc::Receiver<Input>>>,
+    inputs: Mutex<Option<Inputs>>,
     transport: Transport,
     discovery: Arc<Discovery>,
     meta: Meta,
