@@ -67,7 +67,7 @@ pub(super) async fn tcp(inner: &Inner, peer: NodeId) -> Result<(TcpStream, Socke
     for ip in ips {
         let remote = SocketAddr::new(ip, address.port());
         let attempt = tokio::time::timeout(inner.config.connect_timeout, TcpStream::connect(remote)).await;
-        last = Some(match attempt {
+        let failed = match attempt {
             Ok(Ok(stream)) => {
                 let local = ConnectError::Socket { address: address.to_string(), problem: "TCP_NODELAY".into() };
                 stream.set_nodelay(true).map_err(|_| local)?;
@@ -81,9 +81,19 @@ pub(super) async fn tcp(inner: &Inner, peer: NodeId) -> Result<(TcpStream, Socke
                 ConnectError::Socket { address: format!("{address} ({remote})"), problem: error.to_string() }
             }
             Err(_) => ConnectError::Timeout(format!("{address} ({remote})")),
-        });
+        };
+        last = Some(telling(last, failed));
     }
     Err(last.unwrap_or_else(|| DnsError::Missing(address.host().to_owned()).into()))
+}
+
+/// Of the failures at two addresses of one peer the one that counts. "Refused" says that its process is gone, so it
+/// counts only when every address refuses.
+fn telling(earlier: Option<ConnectError>, later: ConnectError) -> ConnectError {
+    match earlier {
+        Some(earlier) if !matches!(earlier, ConnectError::Refused(_)) => earlier,
+        _ => later,
+    }
 }
 
 /// An HTTP/2 connection to `peer`. It does not reconnect by itself: when it breaks, calls on it fail.
@@ -120,5 +130,20 @@ impl Service<Uri> for Once {
     fn call(&mut self, _: Uri) -> Self::Future {
         let stream = self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection broke"));
         Box::pin(std::future::ready(stream.map(TokioIo::new)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_counts_as_gone_only_when_every_address_of_it_refuses() {
+        let refused = || ConnectError::Refused("a".into());
+        let silent = || ConnectError::Timeout("b".into());
+        assert!(matches!(telling(None, refused()), ConnectError::Refused(_)));
+        assert!(matches!(telling(Some(refused()), refused()), ConnectError::Refused(_)));
+        assert!(matches!(telling(Some(silent()), refused()), ConnectError::Timeout(_)));
+        assert!(matches!(telling(Some(refused()), silent()), ConnectError::Timeout(_)));
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Link {
     transfers: AtomicU64,
     sending_snapshot: AtomicBool,
     sent: Counters,
+    /// When the last stream came up.
+    up_since: Mutex<Instant>,
     state: Mutex<State>,
     channel: watch::Sender<Option<Channel>>,
     kicked: Notify,
@@ -70,6 +72,7 @@ impl Link {
             transfers: AtomicU64::new(0),
             sending_snapshot: AtomicBool::new(false),
             sent: Counters::default(),
+            up_since: Mutex::new(Instant::now()),
             state: Mutex::new(State {
                 name: "connecting",
                 since: Instant::now(),
@@ -148,6 +151,7 @@ impl Link {
     async fn run(&self, inner: &Arc<Inner>, mut messages: mpsc::Receiver<RaftMessage>) {
         let mut closing = inner.closing.subscribe();
         let mut attempt = 0_u32;
+        let mut short_lived = 0_u32;
         loop {
             let ended = tokio::select! {
                 ended = self.once(inner, &mut messages) => ended,
@@ -160,12 +164,19 @@ impl Link {
                     self.set_state("down", Some(("socket", reason)));
                     inner.sink.event(PeerEvent::Lost(self.peer));
                     // The next attempt comes at once: a killed process refuses it, and that is worth knowing early.
-                    attempt = 0;
-                    continue;
+                    // Not so when the peer lets us in and throws us out again and again.
+                    let lived = self.up_since.lock().elapsed();
+                    short_lived = if lived < inner.config.backoff.1 { short_lived.saturating_add(1) } else { 0 };
+                    attempt = short_lived.saturating_sub(1);
+                    if attempt == 0 {
+                        continue;
+                    }
                 }
-                Err(error) => self.failed(inner, &error, attempt),
+                Err(error) => {
+                    self.failed(inner, &error, attempt);
+                    attempt = attempt.saturating_add(1);
+                }
             }
-            attempt = attempt.saturating_add(1);
             tokio::select! {
                 () = tokio::time::sleep(pause(inner.config.backoff, attempt)) => {}
                 () = self.kicked.notified() => {}
@@ -237,6 +248,7 @@ impl Link {
         }
         self.connects.fetch_add(1, Ordering::Relaxed);
         self.was_connected.store(true, Ordering::Relaxed);
+        *self.up_since.lock() = Instant::now();
         self.channel.send_replace(Some(channel));
         self.connected.store(true, Ordering::Release);
         tracing::info!(peer = %self.peer, %remote, term = greeting.position.term, "connected to the peer");

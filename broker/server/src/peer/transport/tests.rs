@@ -254,7 +254,7 @@ async fn stuck_peer(listener: TcpListener) {
             Err(Status::unimplemented(""))
         }
     }
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = tonic::transport::Server::builder().add_service(PeerServer::new(Stuck)).serve_with_incoming(incoming);
     served.await.unwrap();
 }
@@ -376,4 +376,88 @@ async fn a_question_of_another_cluster_is_refused() {
     let request = proto::HeartbeatRequest { cluster_id: "other".into(), ..Default::default() };
     let error = client.heartbeat(NodeId(2), request, LONG).await.unwrap_err();
     assert!(error.to_string().contains("belongs to cluster c"), "{error}");
+}
+
+/// Greets whoever comes and throws it out again.
+struct Flapper {
+    identity: Identity,
+    let_in: Arc<AtomicU64>,
+}
+
+#[tonic::async_trait]
+impl proto::peer_server::Peer for Flapper {
+    type RaftStream = futures::stream::Once<std::future::Ready<Result<proto::Reply, tonic::Status>>>;
+
+    async fn raft(
+        &self,
+        _: tonic::Request<tonic::Streaming<proto::Frame>>,
+    ) -> Result<tonic::Response<Self::RaftStream>, tonic::Status> {
+        self.let_in.fetch_add(1, Ordering::Relaxed);
+        let hello = greeting::ours(&self.identity, Some(&ClusterId::from("c")), &Position::default(), None);
+        let reply = proto::Reply { kind: Some(proto::reply::Kind::Hello(hello)) };
+        Ok(tonic::Response::new(futures::stream::once(std::future::ready(Ok(reply)))))
+    }
+
+    async fn snapshot(
+        &self,
+        _: tonic::Request<tonic::Streaming<proto::SnapshotChunk>>,
+    ) -> Result<tonic::Response<proto::SnapshotReceipt>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+    async fn propose(
+        &self,
+        _: tonic::Request<proto::ProposeRequest>,
+    ) -> Result<tonic::Response<proto::ProposeReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+    async fn heartbeat(
+        &self,
+        _: tonic::Request<proto::HeartbeatRequest>,
+    ) -> Result<tonic::Response<proto::HeartbeatReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+    async fn membership(
+        &self,
+        _: tonic::Request<proto::MembershipRequest>,
+    ) -> Result<tonic::Response<proto::MembershipReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+    async fn status(
+        &self,
+        _: tonic::Request<proto::StatusRequest>,
+    ) -> Result<tonic::Response<proto::StatusReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+    async fn probe(
+        &self,
+        _: tonic::Request<proto::ProbeRequest>,
+    ) -> Result<tonic::Response<proto::ProbeReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented(""))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_lets_us_in_and_throws_us_out_is_not_stormed() {
+    let one = Plan::node(1).start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let let_in = Arc::new(AtomicU64::new(0));
+    let identity = Identity {
+        node: NodeId(2),
+        incarnation: Uuid([2; 16]),
+        address: address.to_string(),
+        kafka_address: address.to_string(),
+    };
+    let flapper = proto::peer_server::PeerServer::new(Flapper { identity, let_in: Arc::clone(&let_in) });
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = tokio::spawn(tonic::transport::Server::builder().add_service(flapper).serve_with_incoming(incoming));
+    let address = PeerAddress::parse(&address.to_string(), 1).unwrap();
+    one.transport.directory().register(NodeId(2), &address, Origin::Configured);
+    one.transport.prewarm();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    serving.abort();
+    one.transport.close();
+    let times = let_in.load(Ordering::Relaxed);
+    // Pauses of 20 to 100 ms, half of it random.
+    assert!((5..=60).contains(&times), "let in {times} times in two seconds");
 }
