@@ -115,6 +115,9 @@ impl Control {
         let node = NodeId(request.node);
         let change = match request.kind() {
             Kind::AddLearner => {
+                if node.0 <= 0 {
+                    return Outcome::Refused(format!("{node} is not a node id"));
+                }
                 match PeerAddress::parse(&request.address, 9192) {
                     Ok(address) => drop(self.directory.register(node, &address, Origin::Learned)),
                     Err(error) => return Outcome::Refused(error.to_string()),

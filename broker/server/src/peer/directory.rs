@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use chronik_model::NodeId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 /// A normalised address: host name or IP, and port.
@@ -161,11 +161,12 @@ pub struct PeerDirectory {
     entries: RwLock<BTreeMap<NodeId, Entry>>,
     version: watch::Sender<u64>,
     book: Option<PathBuf>,
+    writing: Mutex<()>,
 }
 
 impl Default for PeerDirectory {
     fn default() -> Self {
-        Self { entries: RwLock::default(), version: watch::Sender::new(0), book: None }
+        Self { entries: RwLock::default(), version: watch::Sender::new(0), book: None, writing: Mutex::default() }
     }
 }
 
@@ -255,6 +256,8 @@ impl PeerDirectory {
             entries.iter().map(line).collect()
         };
         let Some(book) = &self.book else { return };
+        // Tasks of several peers come here at the same time.
+        let _one_at_a_time = self.writing.lock();
         let temporary = book.with_extension("tmp");
         let written = serde_json::to_vec(&lines)
             .map_err(std::io::Error::other)
