@@ -102,7 +102,15 @@ def test_local_draws_a_live_summary_on_a_terminal(tmp_path):
 
         wait.until(drawn, "a summary with all its parts", interval=0)
         local.process.send_signal(signal.SIGINT)
-        wait.until(lambda: os.read(local.master, 65536) is None or local.process.poll() is not None, "the end", interval=0)
+
+        def ended():
+            try:
+                os.read(local.master, 65536)
+            except OSError:  # what a terminal says when the last process on it is gone
+                return local.process.wait(5) == 0
+            return False
+
+        wait.until(ended, "a clean end", interval=0)
 
 
 def test_a_port_in_use_is_named_before_anything_starts(tmp_path):

@@ -86,7 +86,10 @@ pub async fn examine(view: &dyn View, timeout: Duration) -> Report {
         findings = again
             .into_iter()
             .filter(|f| {
-                !rules::may_pass(&f.id) || findings.iter().any(|e| (&e.id, e.node, e.peer) == (&f.id, f.node, f.peer))
+                !rules::may_pass(&f.id)
+                    || findings
+                        .iter()
+                        .any(|earlier| earlier.id == f.id && (earlier.node == f.node || rules::may_wander(&f.id)))
             })
             .collect();
         facts = second;

@@ -21,6 +21,11 @@ pub(super) fn may_pass(id: &str) -> bool {
     )
 }
 
+/// Findings whose broker may be another one at the second look, because the cause moves from candidate to candidate.
+pub(super) fn may_wander(id: &str) -> bool {
+    matches!(id, "leader_not_broadcasting" | "voters_differ")
+}
+
 /// All findings; `before` are the facts of an earlier look, if there was one.
 pub(super) fn diagnose(facts: &Facts, before: Option<&Facts>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -213,10 +218,12 @@ fn broadcasting(facts: &Facts, findings: &mut Vec<Finding>) {
         }
     }
     // The same cause when nobody stays leader for long: votes arrive, appends and heartbeats never do.
-    let elected = |s: &&Status| s.raft.elections > 0 && s.raft.leader.is_none() && s.raft.term > 2;
+    let elected = |s: &&Status| s.raft.elections > 0;
     let never = |s: &Status| !["MsgAppend", "MsgHeartbeat"].iter().any(|m| s.raft.messages_in.contains_key(*m));
     let statuses: Vec<&Status> = facts.statuses().collect();
-    if statuses.len() > 1
+    let found_already = findings.iter().any(|f| f.id == "leader_not_broadcasting");
+    if !found_already
+        && statuses.len() > 1
         && statuses.iter().all(|s| never(s))
         && let Some(candidate) = statuses.iter().copied().find(elected)
     {

@@ -168,8 +168,17 @@ struct Inner {
     inbound: Mutex<BTreeMap<NodeId, inbound::Inbound>>,
     received: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
     complained: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Types of messages that never leave, see [`dropped_types`].
+    drop_types: Vec<String>,
     closing: watch::Sender<bool>,
     runtime: tokio::runtime::Handle,
+}
+
+/// `CHRONIK_TEST_DROP_RAFT=MsgAppend,MsgHeartbeat` makes a broker that wins elections and then says nothing, which no cut
+/// cable imitates: votes pass, the leader's own messages do not. Tests show the doctor such a cluster.
+fn dropped_types() -> Vec<String> {
+    let names = std::env::var("CHRONIK_TEST_DROP_RAFT").unwrap_or_default();
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// The transport; cheap to clone.
@@ -218,6 +227,7 @@ impl Transport {
                 inbound: Mutex::default(),
                 received: Mutex::default(),
                 complained: Mutex::default(),
+                drop_types: dropped_types(),
                 closing: watch::Sender::new(false),
                 runtime: tokio::runtime::Handle::current(),
             }),
@@ -248,6 +258,9 @@ impl Transport {
     /// Queues `message` for its receiver. Never blocks; may be called from any thread.
     pub fn send(&self, message: RaftMessage) -> SendOutcome {
         let peer = node_of(message.to);
+        if !self.inner.drop_types.is_empty() && self.inner.drop_types.iter().any(|t| t == status::type_name(&message)) {
+            return SendOutcome::NotConnected;
+        }
         if let Some(link) = self.inner.links.read().get(&peer) {
             return link.send(message);
         }
