@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
@@ -15,10 +16,38 @@ use super::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, FileRef, LockError};
 /// Most slices that one vectored write takes (the kernel's IOV_MAX).
 const MAX_SLICES: usize = 1024;
 
+/// Syncs through one open file, and what became of them.
+///
+/// The kernel tells of a failed write-back once per open file: of two that sync at the same time one may hear of the
+/// failure and the other that all is well, although its pages are gone too. So they go one after the other, and after
+/// a failure there is no other answer. What failed before the file was opened is never told: it has to stay open.
+#[derive(Debug, Default)]
+struct Syncs {
+    failed: Mutex<bool>,
+}
+
+impl Syncs {
+    fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut failed = self.failed.lock();
+        if *failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        sync().inspect_err(|_| *failed = true)
+    }
+}
+
+/// The root directory, open for as long as anybody uses the disk.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    file: File,
+    syncs: Syncs,
+}
+
 /// A directory of the local filesystem.
 #[derive(Debug, Clone)]
 pub struct RealDisk {
-    root: PathBuf,
+    root: Arc<Root>,
 }
 
 impl RealDisk {
@@ -27,19 +56,20 @@ impl RealDisk {
     /// # Errors
     /// What the kernel says.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
-        fs::create_dir_all(&root)?;
-        Ok(Self { root })
+        let path = root.into();
+        fs::create_dir_all(&path)?;
+        let file = File::open(&path)?;
+        Ok(Self { root: Arc::new(Root { path, file, syncs: Syncs::default() }) })
     }
 
     /// The root directory.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.root.path
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+        if path.is_empty() { self.root.path.clone() } else { self.root.path.join(path) }
     }
 }
 
@@ -48,12 +78,13 @@ impl RealDisk {
 struct RealFile {
     file: File,
     len: AtomicU64,
+    syncs: Syncs,
 }
 
 impl RealFile {
     fn shared(file: File) -> io::Result<FileRef> {
         let len = AtomicU64::new(file.metadata()?.len());
-        Ok(Arc::new(Self { file, len }))
+        Ok(Arc::new(Self { file, len, syncs: Syncs::default() }))
     }
 }
 
@@ -110,7 +141,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        self.syncs.run(|| Ok(rustix::fs::fdatasync(&self.file)?))
     }
 
     fn forget_clean_pages(&self, position: u64) -> io::Result<()> {
@@ -178,11 +209,11 @@ impl Disk for RealDisk {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
+        self.root.syncs.run(|| Ok(rustix::fs::syncfs(&self.root.file)?))
     }
 
     fn space(&self) -> io::Result<DiskSpace> {
-        let stat = rustix::fs::statvfs(&self.root)?;
+        let stat = rustix::fs::statvfs(&self.root.path)?;
         Ok(DiskSpace {
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -206,5 +237,48 @@ impl Disk for RealDisk {
         file.set_len(0).map_err(failed)?;
         file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
         Ok(DiskLock::new(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_the_last_word_about_a_file() {
+        let syncs = Syncs::default();
+        syncs.run(|| Ok(())).unwrap();
+        assert!(syncs.run(|| Err(io::Error::other("write-back failed"))).is_err());
+        // The kernel would say that all is well now.
+        assert!(syncs.run(|| Ok(())).is_err());
+    }
+
+    #[test]
+    fn two_syncs_of_one_file_never_overlap() {
+        let (syncs, inside) = (Syncs::default(), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let alone = syncs.run(|| {
+                            let others = inside.fetch_add(1, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            if others == 0 { Ok(()) } else { Err(io::Error::other("not alone")) }
+                        });
+                        alone.unwrap();
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_file_that_whole_disk_syncs_go_through_stays_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path().join("a")).unwrap();
+        // Opened by name each time, it would be another directory now, and errors of the past would not be told.
+        fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        disk.sync_all().unwrap();
     }
 }
