@@ -263,6 +263,44 @@ fn a_founder_that_lost_its_disk_votes_again_once_it_was_fed() {
 }
 
 #[test]
+fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
+    let mut cluster = Cluster::formed_with(3, 1, |config| {
+        config.max_size_per_msg = 1 << 10;
+        config.max_inflight_msgs = 1;
+    });
+    assert_eq!(cluster.elect(), 1);
+    cluster.propose_many(1, 100);
+    cluster.isolate(2);
+    cluster.propose_many(1, 200);
+    cluster.kill(3);
+    cluster.on_disk(3, chronik_log::disk::MemDisk::new(), |_| {});
+    cluster.open(3, &voters(&[1, 2, 3])).expect("founded anew");
+    cluster.connect_all();
+    while cluster.status(3).last_index.0 <= 5 {
+        if cluster.network.is_empty() {
+            cluster.now_ms += crate::harness::TICK_MS;
+            let now_ms = cluster.now_ms;
+            cluster.replica(1).tick(now_ms);
+        }
+        cluster.work(1);
+        cluster.work(3);
+        if let Some(m) = cluster.network.pop_front() {
+            cluster.deliver(&m);
+        }
+    }
+    assert!(cluster.status(3).last_index < cluster.status(2).last_index, "it has a little");
+    cluster.kill(1);
+    cluster.heal();
+    cluster.ticks(100);
+    assert_eq!(cluster.leader(), None, "entries that were acknowledged would be lost");
+    cluster.restart(1);
+    cluster.connect_all();
+    cluster.elect();
+    cluster.ticks(20);
+    cluster.agreed();
+}
+
+#[test]
 fn of_two_voters_one_may_lose_its_disk_while_the_other_restarts() {
     let mut cluster = Cluster::formed(2, 1);
     let leader = cluster.elect();
