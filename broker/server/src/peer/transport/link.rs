@@ -179,10 +179,16 @@ impl Link {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause(inner.config.backoff, attempt)) => {}
-                () = self.kicked.notified() => {}
+                () = self.kicked_after(inner.config.backoff.0) => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }
         }
+    }
+
+    /// Every question to a peer that is down kicks; together they must not make a storm.
+    async fn kicked_after(&self, least: Duration) {
+        tokio::time::sleep(least).await;
+        self.kicked.notified().await;
     }
 
     fn failed(&self, inner: &Inner, error: &ConnectError, attempt: u32) {

@@ -461,3 +461,26 @@ async fn a_peer_that_lets_us_in_and_throws_us_out_is_not_stormed() {
     // Pauses of 20 to 100 ms, half of it random.
     assert!((5..=60).contains(&times), "let in {times} times in two seconds");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_questions_to_a_peer_that_is_down_do_not_make_a_storm() {
+    let one = Plan::node(1).start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = PeerAddress::parse(&listener.local_addr().unwrap().to_string(), 1).unwrap();
+    let came = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&came);
+    let hanging_up = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    one.transport.directory().register(NodeId(2), &address, Origin::Configured);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        assert!(one.transport.wait_channel(NodeId(2), Duration::from_millis(1)).await.is_none());
+    }
+    hanging_up.abort();
+    one.transport.close();
+    let times = came.load(Ordering::Relaxed);
+    assert!((2..=52).contains(&times), "connected {times} times in a second, with pauses of at least 20 ms");
+}
