@@ -81,6 +81,27 @@ pub async fn serve(
     }
 }
 
+/// The right to send us a snapshot, given back when dropped.
+struct Receiving {
+    inner: Arc<Inner>,
+    peer: NodeId,
+}
+
+impl Receiving {
+    fn begin(inner: &Arc<Inner>, peer: NodeId) -> Result<Self, Status> {
+        if inner.receiving.lock().insert(peer) {
+            return Ok(Self { inner: Arc::clone(inner), peer });
+        }
+        Err(Status::resource_exhausted("another snapshot of this node is still being received"))
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.inner.receiving.lock().remove(&self.peer);
+    }
+}
+
 struct Service {
     transport: Transport,
     control: Arc<dyn ControlService>,
@@ -225,13 +246,15 @@ impl Peer for Service {
         let inner = &self.transport.inner;
         let mut pieces = request.into_inner();
         let mut whole = Reassembler::new(inner.config.max_snapshot_bytes);
-        let mut sender = None;
+        let mut sender: Option<Receiving> = None;
         while let Some(piece) = pieces.message().await? {
-            if let Some(hello) = &piece.hello {
+            if let Some(hello) = piece.hello.as_ref().filter(|_| sender.is_none()) {
                 let greeting = inner.admit(hello).map_err(|refused| Status::failed_precondition(refused.message))?;
-                sender = Some(greeting.node);
+                sender = Some(Receiving::begin(inner, greeting.node)?);
             }
-            let Some(peer) = sender else { return Err(Status::invalid_argument("the first piece must greet")) };
+            let Some(peer) = sender.as_ref().map(|sender| sender.peer) else {
+                return Err(Status::invalid_argument("the first piece must greet"));
+            };
             let chunk =
                 SnapshotChunk::decode(piece.data).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let message = whole.push(chunk).map_err(|error| Status::data_loss(error.to_string()))?;

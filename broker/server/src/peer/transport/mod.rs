@@ -16,7 +16,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -167,6 +167,8 @@ struct Inner {
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     inbound: Mutex<BTreeMap<NodeId, inbound::Inbound>>,
     received: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
+    /// Who is sending us a snapshot: one at a time each, since one may be large.
+    receiving: Mutex<BTreeSet<NodeId>>,
     complained: Mutex<BTreeMap<NodeId, Instant>>,
     /// Types of messages that never leave, see [`dropped_types`].
     drop_types: Vec<String>,
@@ -226,6 +228,7 @@ impl Transport {
                 links: RwLock::default(),
                 inbound: Mutex::default(),
                 received: Mutex::default(),
+                receiving: Mutex::default(),
                 complained: Mutex::default(),
                 drop_types: dropped_types(),
                 closing: watch::Sender::new(false),

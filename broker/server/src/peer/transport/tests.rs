@@ -484,3 +484,49 @@ async fn many_questions_to_a_peer_that_is_down_do_not_make_a_storm() {
     let times = came.load(Ordering::Relaxed);
     assert!((2..=52).contains(&times), "connected {times} times in a second, with pauses of at least 20 ms");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_sends_one_snapshot_at_a_time() {
+    let two = Plan::node(2).start().await;
+    let one = Plan::node(1).start().await;
+    let address = PeerAddress::parse(&format!("127.0.0.1:{}", two.port), 1).unwrap();
+    one.transport.directory().register(NodeId(2), &address, Origin::Configured);
+    let channel = one.transport.any_channel(NodeId(2)).await.unwrap();
+    let position = one.sink.position();
+    let hello = greeting::ours(one.transport.identity(), Some(&ClusterId::from("c")), &position, Some(NodeId(2)));
+    let first = proto::SnapshotChunk { hello: Some(hello), data: bytes::Bytes::from_static(b"nonsense") };
+    let mut client = proto::peer_client::PeerClient::new(channel);
+    let mut slow = client.clone();
+    let (pieces, stream) = mpsc::channel(1);
+    let greeting_only = proto::SnapshotChunk { data: unfinished(), ..first.clone() };
+    pieces.send(greeting_only).await.unwrap();
+    let waiting = tokio::spawn(async move { slow.snapshot(tokio_stream::wrappers::ReceiverStream::new(stream)).await });
+    let wait = async {
+        while !two.transport.inner.receiving.lock().contains(&NodeId(1)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.unwrap();
+    let refused = client.snapshot(futures::stream::iter([first.clone()])).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    drop(pieces);
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), tonic::Code::DataLoss);
+    let again = client.snapshot(futures::stream::iter([first])).await.unwrap_err();
+    assert_ne!(again.code(), tonic::Code::ResourceExhausted, "{again}");
+}
+
+/// The first half of a snapshot.
+fn unfinished() -> bytes::Bytes {
+    use prost::Message as _;
+    let metadata = SnapshotMetadata { conf_state: None, index: 9, term: 3 };
+    let message = RaftMessage {
+        msg_type: MessageType::Snapshot as i32,
+        to: 2,
+        from: 1,
+        term: 3,
+        snapshot: Some(Snapshot { data: vec![7; 100].into(), metadata: Some(metadata) }),
+        ..RaftMessage::default()
+    };
+    let mut pieces = chronik_consensus::chunks::split(message, 1, 50);
+    pieces.next().unwrap().encode_to_vec().into()
+}
