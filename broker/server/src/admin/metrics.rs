@@ -74,7 +74,7 @@ impl Out<'_> {
     }
 }
 
-fn one(name: &'static str, value: impl ToString) -> Labels {
+fn one(name: &'static str, value: &impl ToString) -> Labels {
     Labels(vec![(name, value.to_string())])
 }
 
@@ -123,15 +123,15 @@ fn raft(out: &mut Out<'_>, status: &Status) -> fmt::Result {
         let name = format!("chronik_raft_messages_{direction}");
         out.family(MetricType::Counter, &name, "Raft messages by type", values)?;
     }
-    let matched = raft.progress.iter().map(|p| (one("peer", p.node), p.matched as f64)).collect();
+    let matched = raft.progress.iter().map(|p| (one("peer", &p.node), p.matched as f64)).collect();
     out.family(MetricType::Gauge, "chronik_raft_progress_matched_index", "Highest index on the peer", matched)?;
-    let active = raft.progress.iter().map(|p| (one("peer", p.node), f64::from(u8::from(p.recent_active)))).collect();
+    let active = raft.progress.iter().map(|p| (one("peer", &p.node), f64::from(u8::from(p.recent_active)))).collect();
     out.family(MetricType::Gauge, "chronik_raft_progress_recent_active", "Whether the peer answered lately", active)
 }
 
 fn peers(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     let per_peer = |value: fn(&super::status::Peer) -> f64| {
-        status.peers.iter().map(|p| (one("peer", p.node), value(p))).collect::<Vec<_>>()
+        status.peers.iter().map(|p| (one("peer", &p.node), value(p))).collect::<Vec<_>>()
     };
     let up = per_peer(|p| f64::from(u8::from(p.connected)));
     out.family(MetricType::Gauge, "chronik_peer_connected", "Whether our stream to the peer is up", up)?;
