@@ -4,7 +4,6 @@
 //! who does. Ends when the local replica sees itself among the members, however long that takes: a joiner without a cluster
 //! has nothing else to do, and says what it waits for.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chronik_model::{ClusterId, NodeId};
@@ -31,13 +30,12 @@ pub fn is_member(meta: &Meta) -> bool {
 pub async fn become_member(meta: &Meta, transport: &Transport, progress: impl Fn(String)) -> Result<(), String> {
     let identity = transport.identity().clone();
     let mut asked_leader = None;
+    let mut turn = 0_usize;
     while !is_member(meta) {
-        let peers: BTreeSet<NodeId> =
+        let known: Vec<NodeId> =
             transport.directory().all().into_iter().map(|(id, _)| id).filter(|id| *id != identity.node).collect();
-        let next = asked_leader.take().or_else(|| {
-            let connected = transport.connected();
-            connected.first().copied().or_else(|| peers.first().copied())
-        });
+        let next = asked_leader.take().or_else(|| whom_to_ask(turn, &transport.connected(), &known));
+        turn = turn.wrapping_add(1);
         let Some(peer) = next else {
             progress("no peer is known".into());
             tokio::time::sleep(RETRY).await;
@@ -83,6 +81,12 @@ pub async fn become_member(meta: &Meta, transport: &Transport, progress: impl Fn
     Ok(())
 }
 
+/// Connected peers in turn: one that knows no leader, or does not answer, must not keep us from the others.
+fn whom_to_ask(turn: usize, connected: &[NodeId], known: &[NodeId]) -> Option<NodeId> {
+    let peers = if connected.is_empty() { known } else { connected };
+    peers.get(turn.checked_rem(peers.len())?).copied()
+}
+
 /// The snapshot that makes us a member comes soon; asking again meanwhile would do no harm, but no good either.
 async fn wait_for_membership(meta: &Meta) {
     let mut applied = meta.shared().applied.subscribe();
@@ -91,5 +95,19 @@ async fn wait_for_membership(meta: &Meta) {
             return;
         }
         let _changed_or_not = tokio::time::timeout(RETRY, applied.changed()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_help_does_not_keep_a_joiner_from_the_others() {
+        let ids = |ids: &[i32]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let asked: Vec<_> = (0..3).filter_map(|turn| whom_to_ask(turn, &ids(&[2, 3]), &ids(&[1, 2, 3]))).collect();
+        assert_eq!(asked, ids(&[2, 3, 2]));
+        assert_eq!(whom_to_ask(usize::MAX, &[], &ids(&[1])), Some(NodeId(1)));
+        assert_eq!(whom_to_ask(0, &[], &[]), None);
     }
 }
