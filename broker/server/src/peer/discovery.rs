@@ -23,6 +23,8 @@ use crate::config::{DiscoverySource, PeersConfig, pod_ordinal};
 const RETRY: Duration = Duration::from_millis(200);
 /// Bounds of the time between two looks when all is well, whatever the records' TTL.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Pause after a look that failed: a joiner knows nobody until one succeeds.
+const FAILED: Duration = Duration::from_secs(1);
 /// How often a mounted file is looked at.
 const FILE_CHECK: Duration = Duration::from_secs(2);
 /// Least time between two looks caused by failing connections.
@@ -192,7 +194,7 @@ impl Discovery {
                         self.register_targets(&targets);
                         (Ok(()), ttl.clamp(REFRESH.0, REFRESH.1))
                     }
-                    Err(error) => (Err(error.to_string()), REFRESH.0),
+                    Err(error) => (Err(error.to_string()), FAILED),
                 }
             }
         };
@@ -304,6 +306,14 @@ mod tests {
         let target = |host: &str| ServiceTarget { host: host.into(), port: 7 };
         discovery.register_targets(&[target("c-0.h.ns.svc"), target("c-4.h.ns.svc"), target("stranger.h")]);
         assert_eq!(known(&discovery), ["1=c-0.h.ns.svc:7", "2=c-1.h.ns.svc:7", "3=c-2.h.ns.svc:7", "5=c-4.h.ns.svc:7"]);
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_look_the_next_comes_soon() {
+        let discovery = discovery(service(), &[]);
+        let pause = discovery.refresh().await.unwrap();
+        assert!(discovery.status().last_error.is_some());
+        assert!(pause <= Duration::from_secs(1), "{pause:?}");
     }
 
     #[tokio::test]
