@@ -25,6 +25,8 @@ const LIMIT_MAGIC: [u8; 4] = *b"ChRL";
 
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
+    /// Which log a plan was made for: another of the same name may stand in its place by the time it ran.
+    identity: Arc<()>,
     pub(super) recovery_point: Offset,
     /// Grows with every truncation.
     pub(super) generation: u64,
@@ -57,6 +59,7 @@ pub struct FlushPlan {
     names: Option<u64>,
     up_to: Offset,
     generation: u64,
+    identity: Arc<()>,
 }
 
 impl FlushPlan {
@@ -116,12 +119,13 @@ impl PartitionLog {
             names,
             up_to: self.log_end(),
             generation: self.flush.generation,
+            identity: Arc::clone(&self.flush.identity),
         })
     }
 
     /// Moves the recovery point after a plan ran without error, and returns it.
     pub fn complete_flush(&mut self, plan: &FlushPlan) -> Offset {
-        if plan.generation == self.flush.generation {
+        if Arc::ptr_eq(&plan.identity, &self.flush.identity) && plan.generation == self.flush.generation {
             self.flush.recovery_point = self.flush.recovery_point.max(plan.up_to);
             if let Some(names) = plan.names {
                 self.flush.names_synced = self.flush.names_synced.max(names);

@@ -1,13 +1,57 @@
 //! What the stories share: batches with known content, and logs that are opened as the broker opens them.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chronik_log::disk::{Disk, MemDisk};
+use chronik_log::disk::{DirEntry, Disk, DiskLock, DiskSpace, FileRef, LockError, MemDisk};
 use chronik_log::{AppendInfo, AppendOrigin, LogConfig, LogDir, LogError, OpenOptions, PartitionLog, RecoveryReport};
 use chronik_model::batch::{BatchBuilder, BatchHeader, HEADER_BYTES, find_batch, records};
 use chronik_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+
+/// A disk whose sync of everything answers success and does nothing, as that of a filesystem that was shut down.
+#[derive(Clone, Debug)]
+pub struct SilentSyncAll(pub MemDisk);
+
+impl Disk for SilentSyncAll {
+    fn create(&self, path: &str) -> io::Result<FileRef> {
+        self.0.create(path)
+    }
+    fn open(&self, path: &str) -> io::Result<FileRef> {
+        self.0.open(path)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.0.exists(path)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>> {
+        self.0.list(dir)
+    }
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.0.create_dir(path)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.0.remove_file(path)
+    }
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        self.0.remove_dir(path)
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn space(&self) -> io::Result<DiskSpace> {
+        self.0.space()
+    }
+    fn lock(&self, path: &str) -> Result<DiskLock, LockError> {
+        self.0.lock(path)
+    }
+}
 
 pub const DIR: &str = "data/topic-0";
 pub const NOW: i64 = 1_700_000_000_000;
