@@ -223,6 +223,7 @@ impl Task {
             let settled = self.session.0 != 0 && !self.opening;
             let more = self.outstanding.len() == 1 && settled && !self.shared.work.lock().dirty.is_empty();
             if self.outstanding.is_empty() || more {
+                self.settle(manager).await;
                 match self.request(manager) {
                     Some(request) => {
                         link.send(FETCH_VERSION, &request).await?;
@@ -264,6 +265,29 @@ impl Task {
         let due: Vec<Key> = self.paused.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| *key).collect();
         if !due.is_empty() {
             self.shared.work.lock().dirty.extend(due);
+        }
+    }
+
+    /// Durable acks: syncs what the next request would acknowledge and is not synced, as after a crash, or a truncation,
+    /// or while the fetcher of the last leader was still at it.
+    async fn settle(&mut self, manager: &Weak<ReplicaManager>) {
+        let Some(manager) = manager.upgrade() else { return };
+        let Some(committer) = &manager.committer else { return };
+        let unsynced: Vec<(Key, Arc<Partition>)> = {
+            let work = self.shared.work.lock();
+            let full = self.session.1 == 0;
+            let named = work.assigned.iter().filter(|(key, _)| full || work.dirty.contains(key));
+            named.filter(|(_, partition)| !partition.is_synced()).map(|(key, p)| (*key, Arc::clone(p))).collect()
+        };
+        if unsynced.is_empty() {
+            return;
+        }
+        let partitions: Vec<_> = unsynced.iter().map(|(_, partition)| Arc::clone(partition)).collect();
+        super::maintenance::synced(committer, &manager, &partitions).await;
+        for (key, partition) in unsynced {
+            if !partition.is_synced() {
+                self.pause(key, FIRST_RETRY);
+            }
         }
     }
 

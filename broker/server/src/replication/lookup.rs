@@ -38,7 +38,7 @@ impl Partition {
     /// The end that consumers may know.
     pub(crate) fn latest(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
         let inner = self.inner.lock();
-        let offset = inner.replica.latest_offset(current)?;
+        let offset = inner.replica.latest_offset(current)?.min(self.visible(&inner));
         Ok(FoundOffset { offset: offset.0, timestamp: -1, leader_epoch: inner.replica.leader_epoch() })
     }
 
@@ -108,7 +108,7 @@ impl Partition {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         inner.replica.check_leader(LeaderEpoch::NONE)?;
-        let high_watermark = inner.replica.high_watermark();
+        let high_watermark = self.visible(inner);
         let to = if offset == -1 { high_watermark } else { Offset(offset) };
         if to < Offset(0) || to > high_watermark {
             return Err(ErrorCode::OffsetOutOfRange);

@@ -236,13 +236,4 @@ impl Partition {
             Err(error) => self.after_error(inner, &error, out),
         }
     }
-
-    /// Makes the log durable under its lock.
-    fn sync_inline(&self) {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        if let Err(error) = inner.log.flush() {
-            self.after_error(inner, &error, &mut Vec::new());
-        }
-    }
 }

@@ -288,6 +288,7 @@ impl ReplicaManager {
             }),
         });
         partition.inner.lock().deletes_old = settings.deletes_old;
+        partition.sync_what_was_found();
         let mut hosted = self.hosted.write();
         hosted.by_name.insert(tp.clone(), Arc::clone(&partition));
         hosted.by_id.insert((topic_id, tp.partition), Arc::clone(&partition));

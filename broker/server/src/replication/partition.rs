@@ -239,6 +239,22 @@ impl Partition {
         }
     }
 
+    /// What consumers may see: never a record that a power cut of this broker alone could take back.
+    pub(super) fn visible(&self, inner: &Inner) -> Offset {
+        let high_watermark = inner.replica.high_watermark();
+        // A follower's records are synced before its fetch acknowledges them, so its watermark needs no such bound.
+        if inner.replica.is_leader() {
+            high_watermark.min(self.durable(inner).max(inner.replica.log_start()))
+        } else {
+            high_watermark
+        }
+    }
+
+    /// What an earlier run left in the page cache is not on disk yet; until it is, nothing here acknowledges it.
+    pub(super) fn sync_what_was_found(&self) {
+        self.register_flush(&self.inner.lock());
+    }
+
     fn register_flush(&self, inner: &Inner) {
         if let Durability::EveryAck(committer) = &self.durability
             && let Some(plan) = inner.log.prepare_flush()
@@ -252,9 +268,26 @@ impl Partition {
     pub(super) fn on_flushed(&self, plan: &FlushPlan) {
         let mut inner = self.inner.lock();
         let durable = inner.log.complete_flush(plan);
-        self.release_acks(&mut inner);
+        self.on_durable(&mut inner, durable);
+    }
+
+    fn on_durable(&self, inner: &mut Inner, durable: Offset) {
+        self.release_acks(inner);
         for ticket in inner.syncs.release(durable) {
             ticket.complete(ErrorCode::None);
+        }
+        let visible = self.visible(inner);
+        self.high_watermark.store(visible.0, Ordering::Release);
+        wake(inner.fetches.release(FetchPosition::HighWatermark, visible));
+    }
+
+    /// Makes the log durable under its lock.
+    pub(super) fn sync_inline(&self) {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        match inner.log.flush() {
+            Ok(durable) => self.on_durable(inner, durable),
+            Err(error) => self.after_error(inner, &error, &mut Vec::new()),
         }
     }
 
@@ -327,10 +360,11 @@ impl Partition {
                 }
                 Effect::Removed => out.push(Outgoing::Removed),
                 Effect::IsrChanged { isr } => tracing::info!(partition = %self.tp, ?isr, "in-sync set changed"),
-                Effect::HighWatermark(offset) => {
-                    self.high_watermark.store(offset.0, Ordering::Release);
+                Effect::HighWatermark(_) => {
+                    let visible = self.visible(inner);
+                    self.high_watermark.store(visible.0, Ordering::Release);
                     self.release_acks(inner);
-                    wake(inner.fetches.release(FetchPosition::HighWatermark, offset));
+                    wake(inner.fetches.release(FetchPosition::HighWatermark, visible));
                 }
                 Effect::ProposeAlterPartition(proposal) => out.push(Outgoing::Propose(proposal)),
             }
@@ -345,7 +379,7 @@ impl Partition {
     }
 
     pub(super) fn publish(&self, inner: &Inner) {
-        self.high_watermark.store(inner.replica.high_watermark().0, Ordering::Release);
+        self.high_watermark.store(self.visible(inner).0, Ordering::Release);
         self.log_end.store(inner.replica.log_end().0, Ordering::Release);
         self.log_start.store(inner.replica.log_start().0, Ordering::Release);
     }
@@ -424,9 +458,12 @@ impl Partition {
         self.publish(&inner);
     }
 
-    /// What to ask the leader next.
+    /// What to ask the leader next. The fetch offset acknowledges all below it, so with durable acks there is nothing
+    /// to ask before that is synced.
     pub(super) fn follower_request(&self) -> Option<FollowerRequest> {
-        self.inner.lock().replica.follower_fetch_request()
+        let inner = self.inner.lock();
+        let request = inner.replica.follower_fetch_request()?;
+        (self.durable(&inner) >= request.fetch_offset).then_some(request)
     }
 
     /// The leader's answer: appends, truncates, or says what else to do. What is returned is left to the fetcher.

@@ -164,6 +164,8 @@ impl Partition {
             }
             FetchDecision::Read { from, until, high_watermark, log_start, effects } => {
                 self.run(inner, effects, now, out);
+                let consumer = matches!(kind, ReadKind::Consumer(_));
+                let until = if consumer { until.min(self.visible(inner)).max(from) } else { until };
                 let most = budget.partition_bytes.min(budget.max_bytes);
                 let plan = if from >= until || (most == 0 && !budget.min_one) {
                     None
@@ -189,7 +191,8 @@ impl Partition {
                     let _ = inner.fetches.push(position, wake_at, deadline, Arc::clone(wait));
                 }
                 // What the effects moved counts already.
-                let high_watermark = high_watermark.max(inner.replica.high_watermark());
+                let high_watermark =
+                    if consumer { self.visible(inner) } else { high_watermark.max(inner.replica.high_watermark()) };
                 (answer(high_watermark, log_start, None), plan)
             }
         }

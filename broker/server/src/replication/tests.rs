@@ -1,6 +1,7 @@
 //! Stories of brokers in one process; see [`cluster`] for what is real in them.
 
 mod cluster;
+mod slow_disk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use chronik_wire::encode_request;
 use chronik_wire::messages as m;
 
 use self::cluster::{Broker, Quorum, eventually};
+use self::slow_disk::{Gate, SlowDisk};
 use super::FlushMode;
 use crate::net::Response;
 
@@ -67,6 +69,57 @@ async fn durable_acks_leave_after_the_sync_and_survive_a_kill() {
     })
     .await;
     assert_eq!(broker.fetch("t", 0, 0).await.high_watermark, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn durable_records_are_neither_acknowledged_nor_seen_before_they_are_synced() {
+    let quorum = Arc::<Quorum>::default();
+    let (gate, dir) = (Gate::default(), tempfile::tempdir().unwrap());
+    let disk = SlowDisk::new(dir.path(), &gate);
+    let broker = Broker::start_on(&quorum, 1, FlushMode::EveryAck, dir, disk).await;
+    broker.create("t", 1, 1).await;
+    let partition = broker.manager.partition(&TopicPartition::new("t", 0)).unwrap();
+    gate.close();
+    let (produced, fetched) = tokio::join!(broker.produce("t", -1, &["a"]), async {
+        eventually("it is in the log", || partition.log_end() == Offset(1)).await;
+        let early = broker.fetch("t", 0, 100).await;
+        gate.open();
+        early
+    });
+    assert_eq!((fetched.high_watermark, fetched.records.unwrap_or_default().len()), (0, 0));
+    assert_eq!(produced.error_code, 0);
+    let fetched = broker.fetch("t", 0, 5_000).await;
+    assert_eq!((fetched.high_watermark, fetched.records.unwrap().is_empty()), (1, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_sync() {
+    let quorum = Arc::<Quorum>::default();
+    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    one.create("t", 1, 2).await;
+    let tp = TopicPartition::new("t", 0);
+    let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
+    let (leader, follower) = if leader_is_one { (one, two) } else { (two, one) };
+    assert_eq!(leader.produce("t", -1, &["a"]).await.error_code, 0);
+    let node = follower.manager.meta.node();
+    let epoch = quorum.state.read().broker(node).unwrap().epoch;
+    let dir = follower.kill();
+    let committing = Arc::clone(&quorum);
+    let fence = Command::FenceBroker(FenceBroker { node, broker_epoch: epoch, reason: "test".into() });
+    tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
+
+    let gate = Gate::default();
+    gate.close();
+    let disk = SlowDisk::new(dir.path(), &gate);
+    let follower = Broker::start_on(&quorum, node.0, FlushMode::EveryAck, dir, disk).await;
+    let partition = follower.manager.partition(&tp).unwrap();
+    assert_eq!((partition.log_end(), partition.is_synced()), (Offset(1), false));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(quorum.state.read().partition(&tp).unwrap().isr.len(), 1, "it counted as a copy before it was one");
+    gate.open();
+    eventually("both in sync", || quorum.state.read().partition(&tp).unwrap().isr.len() == 2).await;
+    assert!(partition.is_synced());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use chronik_core::controller::{
     Change, Command, Endpoint, Endpoints, Envelope, MetadataState, ProposalId, RegisterBroker, UnfenceBroker,
 };
 use chronik_log::LogDir;
-use chronik_log::disk::RealDisk;
+use chronik_log::disk::{Disk, RealDisk};
 use chronik_model::batch::BatchBuilder;
 use chronik_model::{BrokerEpoch, ClusterId, IncarnationId, NodeId, RaftIndex, Uuid};
 use chronik_wire::messages as m;
@@ -95,7 +95,18 @@ impl Broker {
     }
 
     pub(super) async fn start_in(quorum: &Arc<Quorum>, node: i32, flush: FlushMode, dir: tempfile::TempDir) -> Self {
-        let log_dir = LogDir::new(Arc::new(RealDisk::open(dir.path()).unwrap()));
+        let disk = RealDisk::open(dir.path()).unwrap();
+        Self::start_on(quorum, node, flush, dir, disk).await
+    }
+
+    pub(super) async fn start_on(
+        quorum: &Arc<Quorum>,
+        node: i32,
+        flush: FlushMode,
+        dir: tempfile::TempDir,
+        disk: impl Disk,
+    ) -> Self {
+        let log_dir = LogDir::new(Arc::new(disk));
         let meta = Arc::new(Member { quorum: Arc::clone(quorum), node: NodeId(node) });
         let mut config = ReplicationConfig {
             flush,
