@@ -4,9 +4,10 @@
 mod support;
 
 use bytes::{Bytes, BytesMut};
-use chronik_log::disk::{Disk, MemDisk, RealDisk};
+use chronik_log::disk::{Disk, Fault, MemDisk, Operation, RealDisk};
 use chronik_log::{
-    AppendOrigin, Committer, LogConfig, LogError, OpenOptions, PartitionLog, list_partitions, split_batches,
+    AppendOrigin, Committer, LogConfig, LogDirState, LogError, OpenOptions, PartitionLog, list_partitions,
+    split_batches,
 };
 use chronik_model::batch::{BatchHeader, TimestampType, find_batch};
 use chronik_model::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicPartition};
@@ -418,6 +419,17 @@ fn a_sync_of_the_whole_disk_that_did_nothing_makes_nothing_durable() {
         let (log, _) = PartitionLog::open(&log_dir(disk.clone()), &path, config(), OpenOptions::default()).unwrap();
         assert_eq!(log.log_end(), at(6), "{tp}");
     }
+}
+
+#[test]
+fn a_sync_counts_only_if_the_disk_is_still_there_afterwards() {
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    fill(&mut log, 3, 1);
+    disk.inject(Fault::Fail(Operation::Read, 1));
+    log.flush().unwrap_err();
+    assert_eq!(log.recovery_point(), at(0));
+    assert!(matches!(log.log_dir().state(), LogDirState::Offline { .. }));
 }
 
 #[test]

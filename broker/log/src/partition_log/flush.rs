@@ -98,6 +98,14 @@ impl FlushPlan {
                 dir = parent(dir);
             }
         }
+        // A filesystem that is shut down while a sync is under way may drop the write-back and still answer success
+        // (ext4); it refuses reads from then on. So all of the above counts only if it is up afterwards.
+        if let Some((base, file)) = self.files.last() {
+            file.read_at(0, 1).map_err(|error| {
+                let path = segment_path(&self.dir, *base, "log");
+                self.log_dir.fail("read after the sync of", &path, error)
+            })?;
+        }
         Ok(())
     }
 }
