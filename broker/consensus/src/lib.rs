@@ -26,7 +26,6 @@
 //! No tokio, no clock, no threads, no randomness: time comes in as milliseconds, jitter from a seed, files go through
 //! `chronik_log`'s `Disk`. What never happens: a message that promises something before it is durable; a vote given
 //! twice in a term; bytes of a peer parsed by raft's own protobuf runtime; anything promised after a storage failure.
-
 //!
 //! A voter whose disk was replaced comes back as an empty founder. It refuses to vote for anybody who has more than a
 //! founder until a leader has fed it, so that one lost disk loses nothing that was committed. Limits: a voter that has
