@@ -117,6 +117,11 @@ impl Election {
         self.quiet_until = 0;
     }
 
+    /// No reason to leave the first attempt to a lower id either.
+    pub(crate) fn ask_at_once(&mut self, tick: u64) {
+        self.next_attempt = Some(tick);
+    }
+
     /// The leader said itself that it leads no more (it restarted); it may only be late news.
     pub(crate) fn leader_in_doubt(&mut self, tick: u64) {
         self.attempts = ATTEMPTS;

@@ -58,6 +58,8 @@ pub struct Replica<D: Disk + Clone> {
     pub(crate) elections_started: u64,
     pub(crate) messages_refused: u64,
     pub(crate) last_error: Option<String>,
+    /// Tick at which a pre-vote was turned down because we still heard the leader.
+    pub(crate) turned_down: Option<u64>,
     /// What was committed when a leader found this replica with nothing.
     pub(crate) fed_at: Option<u64>,
 }
@@ -141,6 +143,7 @@ impl<D: Disk + Clone> Replica<D> {
             elections_started: 0,
             messages_refused: 0,
             last_error: None,
+            turned_down: None,
             fed_at: None,
             config,
         };
@@ -192,6 +195,9 @@ impl<D: Disk + Clone> Replica<D> {
         }
         let from = message.from;
         let in_term = message.term == self.node.raft.term;
+        if kind == MessageType::RequestPreVote && ![raft::INVALID_ID, from].contains(&self.node.raft.leader_id) {
+            self.turned_down = Some(self.ticks);
+        }
         let message = match eraftpb::Message::try_from(message) {
             Ok(message) => message,
             Err(e) => {
@@ -443,6 +449,10 @@ impl<D: Disk + Clone> Replica<D> {
             let term = self.node.raft.term;
             self.node.raft.become_follower(term, raft::INVALID_ID);
             self.election.leader_gone();
+            // Somebody noticed before us, asked, and was turned down by us: it asks again only after a tick or two.
+            if self.turned_down.take().is_some_and(|at| self.ticks <= at + 1) {
+                self.election.ask_at_once(self.ticks);
+            }
         }
         self.consider_election();
     }

@@ -81,6 +81,23 @@ fn a_killed_leader_is_replaced_without_waiting_for_a_timeout() {
 }
 
 #[test]
+fn a_voter_that_notices_the_leaders_death_late_makes_up_for_the_pre_vote_it_turned_down() {
+    let mut cluster = Cluster::formed(3, 5);
+    cluster.ticks(20);
+    let old = cluster.leader().expect("formed");
+    let [first, late] = [1, 2, 3].into_iter().filter(|id| *id != old).collect::<Vec<_>>()[..] else { unreachable!() };
+    let node = cluster.nodes.get_mut(&old).expect("known");
+    node.replica = None;
+    node.disk.kill();
+    cluster.replica(first).peer_lost(NodeId(old), true);
+    cluster.pump();
+    assert_eq!(cluster.leader(), None, "broker {late} still trusts the leader");
+    cluster.replica(late).peer_lost(NodeId(old), true);
+    cluster.pump();
+    assert!(cluster.leader().is_some_and(|new| new != old), "no tick passed, and none is needed");
+}
+
+#[test]
 fn a_leader_that_restarts_between_two_looks_is_replaced_at_once_too() {
     let mut cluster = Cluster::formed(3, 5);
     cluster.ticks(20);

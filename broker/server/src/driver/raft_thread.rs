@@ -7,7 +7,7 @@
 //! What never happens: a panic on anything received; a wait for anybody but the disk; a promise after a storage failure
 //! (the thread then only says that it has stopped, and the process stays for people to look at).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
@@ -60,6 +60,8 @@ pub struct RaftThread<D: Disk + Clone> {
     reads: Vec<(ReadToken, oneshot::Sender<RaftIndex>)>,
     ready_reads: Vec<(RaftIndex, oneshot::Sender<RaftIndex>)>,
     leading: Option<Term>,
+    /// Peers whose process is gone for certain: their connections broke and were refused since.
+    gone: BTreeSet<NodeId>,
     published_ms: u64,
     /// When the last round looked at the sessions.
     awake_ms: u64,
@@ -92,6 +94,7 @@ impl<D: Disk + Clone> RaftThread<D> {
             reads: Vec::new(),
             ready_reads: Vec::new(),
             leading: None,
+            gone: BTreeSet::new(),
             published_ms: 0,
             awake_ms: mono_ms(),
         }
@@ -209,6 +212,7 @@ impl<D: Disk + Clone> RaftThread<D> {
         match event {
             PeerEvent::Connected(peer, greeting) => {
                 *self.shared.twin.lock() = None;
+                self.gone.remove(&peer);
                 self.replica.peer_connected(peer, greeting.position.leader);
             }
             PeerEvent::Lost(peer) => self.replica.peer_lost(peer, false),
@@ -217,6 +221,7 @@ impl<D: Disk + Clone> RaftThread<D> {
                 let gone = refused && was_connected;
                 self.replica.peer_lost(peer, gone);
                 if gone {
+                    self.gone.insert(peer);
                     self.liveness.on_connection_refused(mono_ms(), peer, &self.shared.state.read());
                 }
             }
@@ -381,7 +386,12 @@ impl<D: Disk + Clone> RaftThread<D> {
         }
         if self.leading == Some(term) && !self.liveness.is_leading() {
             tracing::info!(%term, "driving broker sessions");
-            self.liveness.become_leader(mono_ms(), &self.shared.state.read());
+            let state = self.shared.state.read();
+            self.liveness.become_leader(mono_ms(), &state);
+            // The old leader died before anybody led who could fence it.
+            for peer in &self.gone {
+                self.liveness.on_connection_refused(mono_ms(), *peer, &state);
+            }
         }
     }
 
