@@ -14,6 +14,9 @@ use chronik_wire::messages::metadata::{
 
 use super::{Api, Call, Outcome, admin};
 
+/// How long an answer waits for the failover of a leader that is probably dead. Clients ask the moment their connection
+/// breaks; told the dead leader once more, they come back only after a backoff of hundreds of milliseconds.
+const FAILOVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a Metadata request waits for a topic that it makes.
 const AUTO_CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -26,7 +29,15 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> O
         _ => Vec::new(),
     };
     if missing.is_empty() {
-        return Outcome::Done(answer(api, wanted.as_deref(), &BTreeMap::new()));
+        let doubt = doubtful_leaders(api, wanted.as_deref());
+        if doubt.is_empty() {
+            return Outcome::Done(answer(api, wanted.as_deref(), &BTreeMap::new()));
+        }
+        let api = Arc::clone(api);
+        return Outcome::Parked(Box::pin(async move {
+            api.meta.decided(doubt, FAILOVER_TIMEOUT).await;
+            answer(&api, wanted.as_deref(), &BTreeMap::new())
+        }));
     }
     let api = Arc::clone(api);
     Outcome::Ordered(Box::pin(async move {
@@ -41,6 +52,22 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> O
             .collect();
         answer(&api, wanted.as_deref(), &failed)
     }))
+}
+
+/// Leaders of what is asked that probably died a moment ago.
+fn doubtful_leaders(api: &Api, wanted: Option<&[MetadataRequestTopic]>) -> Vec<NodeId> {
+    let mut doubt = api.meta.in_doubt();
+    if let (false, Some(wanted)) = (doubt.is_empty(), wanted) {
+        let state = api.meta.state();
+        let topics = wanted.iter().filter_map(|topic| match &topic.name {
+            Some(name) => state.topic(name),
+            None => state.topic_by_id(topic.topic_id),
+        });
+        let leaders: Vec<NodeId> =
+            topics.flat_map(|topic| topic.iter().filter_map(|(_, partition)| partition.leader)).collect();
+        doubt.retain(|node| leaders.contains(node));
+    }
+    doubt
 }
 
 fn missing(api: &Api, topics: &[MetadataRequestTopic]) -> Vec<TopicName> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chronik_core::controller::{Command, CommandResult, Envelope, MetadataState, ProposalId};
 use chronik_model::{BrokerEpoch, NodeId, RaftIndex};
+use futures::future::BoxFuture;
 use parking_lot::RwLockReadGuard;
 use tokio::time::Instant;
 
@@ -197,6 +198,28 @@ impl MetaClient for Meta {
 
     fn state(&self) -> RwLockReadGuard<'_, MetadataState> {
         self.shared.state.read()
+    }
+
+    fn in_doubt(&self) -> Vec<NodeId> {
+        self.shared.in_doubt()
+    }
+
+    fn decided(&self, nodes: Vec<NodeId>, timeout: Duration) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let mut applied = shared.applied.subscribe();
+            let decided = async {
+                loop {
+                    applied.mark_unchanged();
+                    let doubt = shared.in_doubt();
+                    if !nodes.iter().any(|node| doubt.contains(node)) || applied.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            // Too late is no error: the caller answers with what is known then.
+            let _late = tokio::time::timeout(timeout, decided).await;
+        })
     }
 
     fn propose(&self, command: Command, timeout: Duration) -> ProposeFuture {

@@ -19,6 +19,7 @@ pub mod raft_thread;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -71,6 +72,8 @@ pub struct Shared {
     pub cluster_id: RwLock<Option<ClusterId>>,
     /// Another process seems to have our node id.
     pub twin: Mutex<Option<Twin>>,
+    /// Peers whose connection broke and has not come back, with the (monotonic) moment it broke.
+    lost: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 /// Another process with our node id, as peers tell. A peer may take the connection of our own dead predecessor for one
@@ -116,7 +119,25 @@ impl Shared {
             epoch: AtomicI64::new(BrokerEpoch::NONE.0),
             cluster_id: RwLock::default(),
             twin: Mutex::default(),
+            lost: Mutex::default(),
         })
+    }
+
+    /// Peers that were lost so lately that the metadata may be about to say so: unless they come back at once, they are
+    /// fenced as soon as their connections are refused, and their leaderships move.
+    #[must_use]
+    pub fn in_doubt(&self) -> Vec<NodeId> {
+        const DOUBT_MS: u64 = 1000;
+        let now = clock::mono_ms();
+        let lost: Vec<NodeId> = {
+            let lost = self.lost.lock();
+            lost.iter().filter(|(_, at)| now.saturating_sub(**at) < DOUBT_MS).map(|(peer, _)| *peer).collect()
+        };
+        if lost.is_empty() {
+            return lost;
+        }
+        let state = self.state.read();
+        lost.into_iter().filter(|peer| state.broker(*peer).is_some_and(|broker| !broker.fenced)).collect()
     }
 
     /// The epoch of this broker's registration.

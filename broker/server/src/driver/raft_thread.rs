@@ -213,9 +213,13 @@ impl<D: Disk + Clone> RaftThread<D> {
             PeerEvent::Connected(peer, greeting) => {
                 *self.shared.twin.lock() = None;
                 self.gone.remove(&peer);
+                self.shared.lost.lock().remove(&peer);
                 self.replica.peer_connected(peer, greeting.position.leader);
             }
-            PeerEvent::Lost(peer) => self.replica.peer_lost(peer, false),
+            PeerEvent::Lost(peer) => {
+                self.shared.lost.lock().entry(peer).or_insert_with(mono_ms);
+                self.replica.peer_lost(peer, false);
+            }
             PeerEvent::Unreachable { peer, refused, was_connected } => {
                 // A refusal by an address that never worked may be a wrong address: it says nothing about the process.
                 let gone = refused && was_connected;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chronik_core::controller::{Command, CommandResult, MetadataState};
 use chronik_model::{BrokerEpoch, NodeId};
+use futures::future::BoxFuture;
 use parking_lot::RwLockReadGuard;
 
 /// Why a proposal has no result. Whether it was or will be applied is not known then.
@@ -38,6 +39,16 @@ pub trait MetaClient: Send + Sync + 'static {
 
     /// The committed state as this broker has applied it.
     fn state(&self) -> RwLockReadGuard<'_, MetadataState>;
+
+    /// Brokers that may have died a moment ago: the metadata still calls them alive.
+    fn in_doubt(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    /// Completes when the metadata has decided about `nodes`, they came back, or `timeout` has passed.
+    fn decided(&self, _nodes: Vec<NodeId>, _timeout: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Proposes `command` and waits for its result for at most `timeout`. On success the local state has applied it.
     fn propose(&self, command: Command, timeout: Duration) -> ProposeFuture;
