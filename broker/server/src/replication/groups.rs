@@ -16,7 +16,7 @@ use std::time::Duration;
 use chronik_core::group::{Effect, GroupCoordinator, GroupResponse, ListGroupsRequest, Now, Ticket, partition_for};
 use chronik_log::{AppendOrigin, split_batches};
 use chronik_model::batch::BatchBuilder;
-use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName};
 use chronik_wire::records::BatchRecords;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
@@ -40,6 +40,8 @@ struct State {
     coordinator: Coordinator,
     /// Appends that wait for the high watermark, oldest first.
     appends: VecDeque<(Ticket, Arc<AckWait>)>,
+    /// Topics that were deleted while this was loading.
+    deleted: Vec<TopicName>,
 }
 
 struct Shard {
@@ -141,6 +143,7 @@ impl Groups {
                     state: Mutex::new(State {
                         coordinator: GroupCoordinator::new(self.manager.config.groups.clone()),
                         appends: VecDeque::new(),
+                        deleted: Vec::new(),
                     }),
                     loading: AtomicBool::new(true),
                     ended: AtomicBool::new(false),
@@ -157,6 +160,21 @@ impl Groups {
         }
         if let Some(shard) = new {
             self.manager.runtime.spawn(serve(Arc::clone(&self.manager), shard));
+        }
+    }
+
+    /// A topic was deleted: what groups committed for it is dropped, so that a new topic of the name is read from its
+    /// beginning.
+    pub(super) fn on_topic_deleted(&self, name: &TopicName) {
+        let shards: Vec<_> = self.shards.read().values().cloned().collect();
+        for shard in shards {
+            shard.step(&self.manager, |state| {
+                if shard.loading.load(Ordering::Acquire) {
+                    state.deleted.push(name.clone());
+                    return Vec::new();
+                }
+                state.coordinator.topic_deleted(now(), std::slice::from_ref(name))
+            });
         }
     }
 
@@ -290,8 +308,21 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
     if shard.ended.load(Ordering::Acquire) {
         return;
     }
-    shard.step(&manager, |state| state.coordinator.finish_load(now()));
-    shard.loading.store(false, Ordering::Release);
+    shard.step(&manager, |state| {
+        let mut effects = state.coordinator.finish_load(now());
+        // Deletions that were committed while nobody led this partition, or while it was loading.
+        let mut gone = std::mem::take(&mut state.deleted);
+        {
+            let metadata = manager.meta.state();
+            let topics = state.coordinator.committed_topics().into_iter();
+            gone.extend(topics.filter(|name| metadata.topic(name.as_str()).is_none()));
+        }
+        if !gone.is_empty() {
+            effects.extend(state.coordinator.topic_deleted(now(), &gone));
+        }
+        shard.loading.store(false, Ordering::Release);
+        effects
+    });
     let mut stop = manager.stop.subscribe();
     while !shard.ended.load(Ordering::Acquire) {
         let (deadline, oldest) = {

@@ -39,6 +39,10 @@ impl Partition {
     pub(crate) fn latest(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
         let inner = self.inner.lock();
         let offset = inner.replica.latest_offset(current)?.min(self.visible(&inner));
+        // Right after a restart it may be lower than what was shown before.
+        if inner.log.epochs().last().is_some_and(|newest| offset < newest.start_offset) {
+            return Err(ErrorCode::OffsetNotAvailable);
+        }
         Ok(FoundOffset { offset: offset.0, timestamp: -1, leader_epoch: inner.replica.leader_epoch() })
     }
 

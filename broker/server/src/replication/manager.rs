@@ -192,6 +192,9 @@ impl ReplicaManager {
     }
 
     fn delete_topic(self: &Arc<Self>, name: &TopicName, id: TopicId, partitions: i32) {
+        if let Some(groups) = self.groups.get().and_then(Weak::upgrade) {
+            groups.on_topic_deleted(name);
+        }
         for index in 0..partitions {
             let index = PartitionIndex(index);
             match self.partition_by_id(id, index) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chronik_core::controller::{Command, FenceBroker};
+use chronik_core::controller::{Command, DeleteTopic, FenceBroker};
 use chronik_model::batch::{BatchBuilder, BatchHeader};
 use chronik_model::{ErrorCode, Offset, TopicPartition};
 use chronik_wire::encode_request;
@@ -68,7 +68,8 @@ async fn durable_acks_leave_after_the_sync_and_survive_a_kill() {
         broker.manager.partition(&TopicPartition::new("t", 0)).is_some_and(|p| p.led_epoch().is_some())
     })
     .await;
-    assert_eq!(broker.fetch("t", 0, 0).await.high_watermark, 2);
+    // What was found is synced before it is shown.
+    assert_eq!(broker.fetch("t", 0, 15_000).await.high_watermark, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +105,10 @@ async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_s
     assert_eq!(leader.produce("t", -1, &["a"]).await.error_code, 0);
     let node = follower.manager.meta.node();
     let epoch = quorum.state.read().broker(node).unwrap().epoch;
+    let old = Arc::downgrade(&follower.manager);
     let dir = follower.kill();
+    // Dead processes hear of nothing, and do not truncate for it.
+    eventually("the first life is over", || old.strong_count() == 0).await;
     let committing = Arc::clone(&quorum);
     let fence = Command::FenceBroker(FenceBroker { node, broker_epoch: epoch, reason: "test".into() });
     tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
@@ -277,6 +281,68 @@ async fn a_group_joins_commits_and_finds_its_offset_after_a_restart() {
         fetched = broker.call(7, &ask).await;
     }
     assert_eq!(fetched.topics[0].partitions[0].committed_offset, 42, "{fetched:?}");
+}
+
+async fn committed_offset(broker: &Broker, topic: &str) -> i64 {
+    let ask = m::offset_fetch::OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic { name: topic.into(), partition_indexes: vec![0] }]),
+        ..Default::default()
+    };
+    let mut fetched = broker.call(7, &ask).await;
+    for _ in 0..500 {
+        if fetched.error_code == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        fetched = broker.call(7, &ask).await;
+    }
+    assert_eq!(fetched.error_code, 0);
+    fetched.topics[0].partitions[0].committed_offset
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_has_no_committed_offsets_even_if_the_coordinator_was_away() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(broker.call(2, &find).await.error_code, 0);
+    let commit = |topic: &str| m::offset_commit::OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![m::offset_commit::OffsetCommitRequestTopic {
+            name: topic.into(),
+            partitions: vec![m::offset_commit::OffsetCommitRequestPartition {
+                committed_offset: 42,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    for topic in ["here", "away", "stays"] {
+        broker.create(topic, 1, 1).await;
+        committed_offset(&broker, topic).await;
+        assert_eq!(broker.call(8, &commit(topic)).await.topics[0].partitions[0].error_code, 0);
+        assert_eq!(committed_offset(&broker, topic).await, 42);
+    }
+    let delete = |topic: &str| {
+        let topic_id = quorum.state.read().topic(topic).unwrap().id;
+        Command::DeleteTopic(DeleteTopic { topic_id })
+    };
+    let committing = (Arc::clone(&quorum), delete("here"));
+    tokio::task::spawn_blocking(move || committing.0.commit(committing.1)).await.unwrap();
+    broker.create("here", 1, 1).await;
+    assert_eq!(committed_offset(&broker, "here").await, -1);
+
+    broker.manager.shutdown().unwrap();
+    let dir = broker.kill();
+    let committing = (Arc::clone(&quorum), delete("away"));
+    tokio::task::spawn_blocking(move || committing.0.commit(committing.1)).await.unwrap();
+    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    assert_eq!(committed_offset(&broker, "stays").await, 42);
+    broker.create("away", 1, 1).await;
+    assert_eq!(committed_offset(&broker, "away").await, -1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
