@@ -124,9 +124,13 @@ fn answer(
         None => state.topics().map(|topic| describe(&state, topic)).collect(),
         Some(wanted) => wanted.iter().map(|topic| find(&state, topic, failed)).collect(),
     };
+    // A broker that died a moment ago stays in the list for some seconds. librdkafka forgets a broker that is gone from it
+    // while it moves that broker's partitions to their new leaders, and then stalls until its next refresh.
+    let lately_lost = api.meta.lately_lost();
     MetadataResponse {
         brokers: state
-            .alive_brokers()
+            .brokers()
+            .filter(|broker| !broker.fenced || lately_lost.contains(&broker.node))
             .map(|broker| MetadataResponseBroker {
                 node_id: broker.node.0,
                 host: broker.endpoints.kafka.host.as_str().into(),

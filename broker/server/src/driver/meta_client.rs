@@ -204,6 +204,10 @@ impl MetaClient for Meta {
         self.shared.in_doubt()
     }
 
+    fn lately_lost(&self) -> Vec<NodeId> {
+        self.shared.lost_within(10_000)
+    }
+
     fn decided(&self, nodes: Vec<NodeId>, timeout: Duration) -> BoxFuture<'static, ()> {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {

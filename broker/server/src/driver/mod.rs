@@ -127,17 +127,20 @@ impl Shared {
     /// fenced as soon as their connections are refused, and their leaderships move.
     #[must_use]
     pub fn in_doubt(&self) -> Vec<NodeId> {
-        const DOUBT_MS: u64 = 1000;
-        let now = clock::mono_ms();
-        let lost: Vec<NodeId> = {
-            let lost = self.lost.lock();
-            lost.iter().filter(|(_, at)| now.saturating_sub(**at) < DOUBT_MS).map(|(peer, _)| *peer).collect()
-        };
+        let lost = self.lost_within(1000);
         if lost.is_empty() {
             return lost;
         }
         let state = self.state.read();
         lost.into_iter().filter(|peer| state.broker(*peer).is_some_and(|broker| !broker.fenced)).collect()
+    }
+
+    /// Peers whose connection broke less than `ms` milliseconds ago and has not come back.
+    #[must_use]
+    pub fn lost_within(&self, ms: u64) -> Vec<NodeId> {
+        let now = clock::mono_ms();
+        let lost = self.lost.lock();
+        lost.iter().filter(|(_, at)| now.saturating_sub(**at) < ms).map(|(peer, _)| *peer).collect()
     }
 
     /// The epoch of this broker's registration.

@@ -45,6 +45,11 @@ pub trait MetaClient: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Brokers that went away some seconds ago and have not come back.
+    fn lately_lost(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
     /// Completes when the metadata has decided about `nodes`, they came back, or `timeout` has passed.
     fn decided(&self, _nodes: Vec<NodeId>, _timeout: Duration) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
