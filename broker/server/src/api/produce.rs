@@ -142,14 +142,16 @@ fn append(
         }
         Err(error) => return failed(data.index, error.code(), &error.to_string()),
     };
-    if let Err(code) = check(version, &batches[0]) {
-        return fail(code);
-    }
+    let count = match check(version, &batches[0]) {
+        Ok(count) => count,
+        Err(code) => return fail(code),
+    };
     let index = parked.places.len();
     let ticket = (acks != 0).then_some((parked.wait, index, parked.deadline_ms));
     match api.replicas.append(&partition, &batches, acks, ticket) {
         Ok(outcome) => {
             api.replicas.bytes_in.fetch_add(records.len() as u64, Ordering::Relaxed);
+            api.replicas.records_in.fetch_add(count, Ordering::Relaxed);
             if outcome.waits {
                 parked.places.push(parked.place);
             }
@@ -170,7 +172,8 @@ fn append(
     }
 }
 
-fn check(version: i16, batch: &[u8]) -> Result<(), ErrorCode> {
+/// Number of records of a batch that may be produced with this version.
+fn check(version: i16, batch: &[u8]) -> Result<u64, ErrorCode> {
     let header = BatchHeader::decode(batch).map_err(|_| ErrorCode::CorruptMessage)?;
     if header.is_transactional() {
         return Err(ErrorCode::InvalidTxnState);
@@ -178,7 +181,7 @@ fn check(version: i16, batch: &[u8]) -> Result<(), ErrorCode> {
     if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
         return Err(ErrorCode::UnsupportedCompressionType);
     }
-    Ok(())
+    Ok(u64::try_from(header.record_count).unwrap_or(0))
 }
 
 fn hint(version: i16, partition: &Partition, response: &mut PartitionProduceResponse) {

@@ -52,6 +52,8 @@ pub struct ReplicaManager {
     pub(super) runtime: tokio::runtime::Handle,
     /// Bytes appended by clients.
     pub bytes_in: AtomicU64,
+    /// Records appended by clients.
+    pub records_in: AtomicU64,
     /// Bytes handed to consumers.
     pub bytes_out: AtomicU64,
     /// Bytes appended from leaders.
@@ -89,6 +91,7 @@ impl ReplicaManager {
             stop: watch::Sender::new(false),
             runtime: tokio::runtime::Handle::current(),
             bytes_in: AtomicU64::new(0),
+            records_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             replicated_in: AtomicU64::new(0),
             replicated_out: AtomicU64::new(0),
@@ -264,7 +267,10 @@ impl ReplicaManager {
         let (log, high_watermark) = match opened {
             Ok(opened) => opened,
             Err(error) => {
+                // Damage is cut away by recovery; what is left is a disk that does not read or write. The controller
+                // has to hear of it, or it goes on electing a replica that nobody serves.
                 tracing::error!(partition = %tp, %error, "cannot open the log");
+                self.log_dir.fail("open the log in", &chronik_log::partition_dir(tp), std::io::Error::other(error));
                 return None;
             }
         };
@@ -420,7 +426,9 @@ fn settings(manager: &ReplicaManager, state: &MetadataState, topic: &Topic) -> S
 }
 
 fn status(broker: &chronik_core::controller::Broker) -> BrokerStatus {
-    BrokerStatus { epoch: broker.epoch, fenced: broker.fenced, shutting_down: broker.shutting_down.is_some() }
+    // Without its disk a broker can hold nothing, as if it were fenced.
+    let fenced = broker.fenced || !broker.offline_dirs.is_empty();
+    BrokerStatus { epoch: broker.epoch, fenced, shutting_down: broker.shutting_down.is_some() }
 }
 
 fn statuses(state: &MetadataState, partition: &PartitionState) -> BTreeMap<NodeId, BrokerStatus> {

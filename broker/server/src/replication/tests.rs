@@ -27,6 +27,7 @@ async fn what_was_produced_is_fetched_with_its_offsets() {
         let produced = broker.produce("t", acks, &["a", "b"]).await;
         assert_eq!((produced.error_code, produced.base_offset), (0, base));
     }
+    assert_eq!(broker.manager.snapshot(None).records_in, 4);
     let fetched = broker.fetch("t", 0, 0).await;
     assert_eq!((fetched.error_code, fetched.high_watermark), (0, 4));
     let records = fetched.records.unwrap();
@@ -124,6 +125,21 @@ async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_s
     gate.open();
     eventually("both in sync", || quorum.state.read().partition(&tp).unwrap().isr.len() == 2).await;
     assert!(partition.is_synced());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_opened_takes_the_directory_offline() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    broker.manager.shutdown().unwrap();
+    let dir = broker.kill();
+    let segment = dir.path().join("data/t-0/00000000000000000000.log");
+    std::fs::remove_file(&segment).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    let reason = broker.manager.offline_reason().unwrap();
+    assert!(reason.contains("data/t-0"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,6 +224,7 @@ impl BrokerView {
         let Some(plane) = self.data_plane.get() else { return (numbers, Vec::new()) };
         let snapshot = plane.replicas.snapshot(Some(&plane.groups));
         numbers.bytes_in = snapshot.bytes_in;
+        numbers.records_in = snapshot.records_in;
         numbers.bytes_out = snapshot.bytes_out;
         numbers.replication_bytes_in = snapshot.replicated_in;
         numbers.groups = snapshot.groups.iter().map(|shard| shard.groups as u64).sum();
