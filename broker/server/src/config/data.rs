@@ -30,14 +30,10 @@ pub struct LogConfig {
     pub retention_check_interval_ms: u64,
     /// Log bytes between two entries of the offset index.
     pub index_interval_bytes: u64,
-    /// Time a deleted file stays on disk.
-    pub file_delete_delay_ms: u64,
     /// Largest record batch.
     pub message_max_bytes: u32,
     /// When acknowledged records are fsynced.
     pub flush: FlushPolicy,
-    /// Time between background flushes of recovery points.
-    pub flush_checkpoint_interval_ms: u64,
     /// How long an idle producer id is remembered.
     pub producer_id_expiration_ms: u64,
 }
@@ -81,12 +77,6 @@ impl LogConfig {
                 4096,
                 1..=1 << 30,
             ),
-            file_delete_delay_ms: r.number(
-                "log.segment.delete.delay.ms",
-                "Time a deleted file stays on disk",
-                60_000,
-                0..=MS_DAY,
-            ),
             message_max_bytes: r.number("message.max.bytes", "Largest record batch", 1_048_588, 1 << 10..=1 << 30),
             flush: r
                 .choice(
@@ -95,12 +85,6 @@ impl LogConfig {
                     &[("os", FlushPolicy::Os), ("every-ack", FlushPolicy::EveryAck)],
                 )
                 .unwrap_or(FlushPolicy::Os),
-            flush_checkpoint_interval_ms: r.number(
-                "log.flush.offset.checkpoint.interval.ms",
-                "Time between background flushes that move recovery points",
-                60_000,
-                100..=MS_DAY,
-            ),
             producer_id_expiration_ms: r.number(
                 "producer.id.expiration.ms",
                 "How long an idle producer id is remembered",
@@ -124,8 +108,6 @@ pub struct TopicsConfig {
     pub auto_create: bool,
     /// Whether an out-of-sync replica may lead when nobody else can.
     pub unclean_leader_election: bool,
-    /// Most partitions of one CreateTopics entry.
-    pub max_partitions_per_topic: i32,
 }
 
 impl TopicsConfig {
@@ -158,12 +140,6 @@ impl TopicsConfig {
                 "Whether a replica that may lack acknowledged records may lead when nobody else can",
                 false,
             ),
-            max_partitions_per_topic: r.number(
-                "max.partitions.per.topic",
-                "Most partitions a topic may have",
-                10_000,
-                1..=1_000_000,
-            ),
         }
     }
 }
@@ -179,7 +155,7 @@ pub struct ReplicationConfig {
     pub fetch_max_bytes_per_partition: u32,
     /// Most bytes of one follower fetch.
     pub fetch_response_max_bytes: u32,
-    /// Pause of a fetcher after an error.
+    /// Longest pause of a fetcher after an error.
     pub fetch_backoff_ms: u64,
     /// Time without an answer after which a replication connection is given up.
     pub socket_timeout_ms: u64,
@@ -216,8 +192,8 @@ impl ReplicationConfig {
             ),
             fetch_backoff_ms: r.number(
                 "replica.fetch.backoff.ms",
-                "Pause of a fetcher after an error",
-                100,
+                "Longest pause of a fetcher after an error",
+                1000,
                 1..=60_000,
             ),
             socket_timeout_ms: r.number(
@@ -330,8 +306,6 @@ pub struct GroupsConfig {
     pub offsets_partitions: i32,
     /// Replicas of `__consumer_offsets`; `None` = as `default.replication.factor`.
     pub offsets_replication_factor: Option<i16>,
-    /// Segment size of `__consumer_offsets`.
-    pub offsets_segment_bytes: u64,
     /// How long offsets of an empty group are kept.
     pub offsets_retention_ms: u64,
     /// Shortest session a member may ask for.
@@ -365,12 +339,6 @@ impl GroupsConfig {
                 "offsets.topic.replication.factor",
                 "Replicas of the offsets topic; unset = default.replication.factor",
                 1..=99,
-            ),
-            offsets_segment_bytes: r.number(
-                "offsets.topic.segment.bytes",
-                "Segment size of the offsets topic",
-                104_857_600,
-                1 << 10..=2_147_483_647,
             ),
             offsets_retention_ms: minutes * 60_000,
             min_session_timeout_ms: r.number(

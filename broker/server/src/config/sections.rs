@@ -89,8 +89,6 @@ pub struct RaftConfig {
     pub connect_timeout_ms: u64,
     /// HTTP/2 keepalive interval.
     pub keepalive_ms: u64,
-    /// How long a proposal waits when the caller gave no deadline.
-    pub propose_timeout_ms: u64,
 }
 
 impl RaftConfig {
@@ -137,12 +135,6 @@ impl RaftConfig {
             ),
             connect_timeout_ms: r.number("raft.connect.timeout.ms", "Time to connect to a peer", 1000, 50..=60_000),
             keepalive_ms: r.number("raft.keepalive.ms", "HTTP/2 keepalive interval", 2000, 100..=600_000),
-            propose_timeout_ms: r.number(
-                "raft.propose.timeout.ms",
-                "How long a metadata change may wait for a commit",
-                10_000,
-                100..=600_000,
-            ),
         };
         if config.heartbeat_tick >= config.election_tick {
             r.problem("raft.heartbeat.ticks", "not below raft.election.ticks", "less than raft.election.ticks");

@@ -137,3 +137,16 @@ fn what_is_not_yaml_or_says_a_key_twice_is_refused() {
     assert!(refused("node.id: 1\nnode: {id: 2}", &[], &[]).contains("'node.id' is set twice"));
     assert!(refused("node.id: 1", &[], &["kafka.port"]).contains("--set: 'kafka.port' is not a setting"));
 }
+
+#[test]
+fn a_session_shorter_than_two_heartbeats_names_both_settings() {
+    let error = refused("node.id: 1\nbroker.session.timeout.ms: 700", &[], &[]);
+    assert!(error.contains("broker.session.timeout.ms") && error.contains("broker.heartbeat.interval.ms"), "{error}");
+}
+
+#[test]
+fn settings_that_would_have_no_effect_are_not_accepted() {
+    for key in ["log.segment.delete.delay.ms", "max.partitions.per.topic", "raft.propose.timeout.ms"] {
+        assert!(refused(&format!("node.id: 1\n{key}: 1000"), &[], &[]).contains(key));
+    }
+}

@@ -33,9 +33,7 @@ use super::status::FetcherStatus;
 const FETCH_VERSION: i16 = 18;
 const LIST_OFFSETS_VERSION: i16 = 9;
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(10);
-const MAX_RETRY: Duration = Duration::from_secs(1);
 
 type Key = (TopicId, PartitionIndex);
 
@@ -142,6 +140,9 @@ struct Task {
     max_wait_ms: i32,
     partition_bytes: i32,
     response_bytes: i32,
+    backoff_max: Duration,
+    /// How long an answer may take: the longest wait at the leader, and what is granted on top.
+    patience: Duration,
     /// Id and next epoch of the session at the leader; epoch 0 begins one.
     session: (i32, i32),
     /// A request that begins a session has no answer yet, so its id is not known.
@@ -164,6 +165,8 @@ impl Task {
             max_wait_ms: i32::try_from(manager.config.fetch_max_wait.as_millis()).unwrap_or(500),
             partition_bytes: manager.config.fetch_partition_bytes,
             response_bytes: manager.config.fetch_response_bytes,
+            backoff_max: manager.config.fetch_backoff,
+            patience: manager.config.fetch_max_wait + manager.config.socket_timeout,
             session: (0, 0),
             opening: false,
             sessionless: false,
@@ -204,7 +207,7 @@ impl Task {
                 () = tokio::time::sleep(backoff.mul_f64(jitter)) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            backoff = (backoff * 2).min(MAX_BACKOFF);
+            backoff = (backoff * 2).min(self.backoff_max);
         }
     }
 
@@ -217,7 +220,11 @@ impl Task {
         self.shared.say("connecting");
         let mut link = self.connect(manager).await?;
         self.shared.say("fetching");
+        let mut heard = Instant::now();
         loop {
+            if self.outstanding.is_empty() {
+                heard = Instant::now();
+            }
             self.unpause();
             self.opening &= !self.outstanding.is_empty();
             let settled = self.session.0 != 0 && !self.opening;
@@ -241,6 +248,10 @@ impl Task {
                     let response = link.decode::<FetchRequest>(FETCH_VERSION, frame?)?;
                     let asked = self.outstanding.pop_front().unwrap_or_default();
                     self.process(manager, response, asked).await?;
+                    heard = Instant::now();
+                }
+                () = tokio::time::sleep_until(heard + self.patience), if !self.outstanding.is_empty() => {
+                    return Err(LinkError::Protocol(format!("no answer for {} ms", self.patience.as_millis())));
                 }
                 () = self.shared.changed.notified() => {}
                 () = sleep_until(next_pause), if next_pause.is_some() => {}
@@ -475,7 +486,7 @@ impl Task {
     }
 
     fn pause(&mut self, key: Key, first: Duration) {
-        let pause = self.paused.get(&key).map_or(first, |(_, last)| (*last * 2).min(MAX_RETRY));
+        let pause = self.paused.get(&key).map_or(first, |(_, last)| *last * 2).min(self.backoff_max);
         self.paused.insert(key, (Instant::now() + pause, pause));
         self.dirty(key);
     }

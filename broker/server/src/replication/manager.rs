@@ -415,7 +415,7 @@ struct Settings {
 fn settings(manager: &ReplicaManager, state: &MetadataState, topic: &Topic) -> Settings {
     let config = state.topic_config(topic, Some(manager.meta.node()));
     Settings {
-        log: storage::log_config(&config),
+        log: storage::log_config(&config, manager.config.producer_id_expiration),
         replica: ReplicaConfig {
             lag_max_ms: u64::try_from(manager.config.lag_max.as_millis()).unwrap_or(u64::MAX),
             min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),

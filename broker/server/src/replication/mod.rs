@@ -56,6 +56,12 @@ pub struct ReplicationConfig {
     pub lag_max: Duration,
     /// `replica.fetch.wait.max.ms`.
     pub fetch_max_wait: Duration,
+    /// `replica.fetch.backoff.ms`: the longest pause after an error.
+    pub fetch_backoff: Duration,
+    /// `replica.socket.timeout.ms`: how long an answer may be overdue.
+    pub socket_timeout: Duration,
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration: Duration,
     /// `replica.fetch.max.bytes`, per partition.
     pub fetch_partition_bytes: i32,
     /// `replica.fetch.response.max.bytes`.
@@ -76,6 +82,9 @@ impl Default for ReplicationConfig {
             flush: FlushMode::Os,
             lag_max: Duration::from_millis(chronik_core::partition::DEFAULT_REPLICA_LAG_TIME_MAX_MS),
             fetch_max_wait: Duration::from_millis(500),
+            fetch_backoff: Duration::from_secs(1),
+            socket_timeout: Duration::from_secs(5),
+            producer_id_expiration: Duration::from_hours(24),
             fetch_partition_bytes: 1024 * 1024,
             fetch_response_bytes: 10 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(5),

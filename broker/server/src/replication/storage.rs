@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chronik_core::controller::TopicConfig;
 use chronik_log::{
@@ -55,8 +56,9 @@ impl Checkpoints {
 }
 
 /// The log's view of a topic's settings.
-pub(super) fn log_config(topic: &TopicConfig) -> LogConfig {
+pub(super) fn log_config(topic: &TopicConfig, producer_id_expiration: Duration) -> LogConfig {
     LogConfig {
+        producer_id_expiration_ms: i64::try_from(producer_id_expiration.as_millis()).unwrap_or(i64::MAX),
         segment_bytes: usize::try_from(topic.segment_bytes).unwrap_or(usize::MAX),
         segment_ms: topic.segment_ms,
         index_interval_bytes: usize::try_from(topic.index_interval_bytes).unwrap_or(4096),
