@@ -204,7 +204,7 @@ pub(super) async fn synced(committer: &Arc<Committer>, manager: &Arc<ReplicaMana
         commit(&manager, &committer);
         for partition in partitions {
             if !partition.is_synced() && manager.offline_reason().is_none() {
-                partition.sync_inline();
+                partition.sync_now();
             }
         }
     });

@@ -281,13 +281,12 @@ impl Partition {
         wake(inner.fetches.release(FetchPosition::HighWatermark, visible));
     }
 
-    /// Makes the log durable under its lock.
-    pub(super) fn sync_inline(&self) {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        match inner.log.flush() {
-            Ok(durable) => self.on_durable(inner, durable),
-            Err(error) => self.after_error(inner, &error, &mut Vec::new()),
+    /// Makes what is in the log now durable. The lock is free while the disk works, so that nobody waits for it.
+    pub(super) fn sync_now(&self) {
+        let Some(plan) = self.inner.lock().log.prepare_flush() else { return };
+        match plan.run() {
+            Ok(()) => self.on_flushed(&plan),
+            Err(error) => self.after_error(&mut self.inner.lock(), &error, &mut Vec::new()),
         }
     }
 
