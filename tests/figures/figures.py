@@ -5,6 +5,7 @@ are noisy: every figure is given as min / median / max over its runs.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -78,9 +79,23 @@ def formation(brokers, runs):
     return ready, acked
 
 
+def succeeded(cluster, old, since):
+    """Seconds from `since` until another broker says that it leads the partition."""
+
+    def leads():
+        for broker in cluster.running():
+            if broker.id != old and any(p["topic"] == "t" and p["role"] == "leader"
+                                        for p in json.loads(broker.http("/status?detail=true")[1])["partitions"]):
+                return time.monotonic() - since
+        return None
+
+    return wait.until(leads, "a successor", 60, 0.001)
+
+
 def failover(act, runs, partitions=1):
-    """Longest pause between two acknowledgements while `act` takes the leader away."""
-    gaps, failed = [], 0
+    """Longest pause between two acknowledgements while `act` takes the leader away, the failed sends, and how long the
+    cluster itself took to have another leader."""
+    gaps, failed, moved = [], 0, []
     with tempfile.TemporaryDirectory() as directory, Cluster(directory) as cluster:
         cluster.start().wait_ready()
         kafka.create_topic(cluster.bootstrap, "t", partitions=partitions)
@@ -92,7 +107,9 @@ def failover(act, runs, partitions=1):
             load.wait_acks(300)
             load.longest_gap = 0.0
             victim = cluster[kafka.describe(cluster.bootstrap, "t")[0].leader]
+            begun = time.monotonic()
             act(victim)
+            moved.append(succeeded(cluster, victim.id, begun) * 1000)
             load.wait_acks(300)
             load.finish()
             gaps.append(load.longest_gap * 1000)
@@ -100,7 +117,7 @@ def failover(act, runs, partitions=1):
             victim.process.wait(60)
             victim.start()
             cluster.wait_ready(victim.id)
-    return gaps, failed
+    return gaps, failed, moved
 
 
 def idle(seconds):
@@ -147,9 +164,10 @@ def main():
         row("W9 one broker: exec to ready", ready, "s", "0.1")
         row("W9 one broker: exec to first ack", acked, "s", "0.1")
     if "failover" in parts:
-        gaps, _ = failover(lambda broker: broker.kill(), options.runs)
-        row("W11 SIGKILL of the leader: pause between acks", gaps, "ms", "p50 500")
-        gaps, failed = failover(lambda broker: broker.stop(), options.runs)
+        gaps, _, moved = failover(lambda broker: broker.kill(), options.runs)
+        row("W11 SIGKILL of the leader: another leads", moved, "ms", "-")
+        row("W11 SIGKILL of the leader: pause between acks (librdkafka)", gaps, "ms", "p50 500")
+        gaps, failed, _ = failover(lambda broker: broker.stop(), options.runs)
         row(f"W11 SIGTERM of the leader: pause between acks ({failed} failed sends)", gaps, "ms", "50, 0 failed")
     if "idle" in parts:
         share, memory = idle(20)

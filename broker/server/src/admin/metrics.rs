@@ -15,8 +15,8 @@ use super::status::Status;
 pub struct Sample {
     /// The status.
     pub status: Status,
-    /// Per Kafka API: name, requests answered, answers with an error.
-    pub requests: Vec<(&'static str, u64, u64)>,
+    /// Per Kafka API: name, requests answered.
+    pub requests: Vec<(&'static str, u64)>,
 }
 
 /// Encodes a scrape.
@@ -84,11 +84,8 @@ impl Collector for Scrape {
         raft(&mut out, &self.0.status)?;
         peers(&mut out, &self.0.status)?;
         data(&mut out, &self.0.status)?;
-        let requests = self.0.requests.iter();
-        let answered = requests.clone().map(|(api, n, _)| (one("api", api), *n as f64)).collect();
+        let answered = self.0.requests.iter().map(|(api, n)| (one("api", api), *n as f64)).collect();
         out.family(MetricType::Counter, "chronik_kafka_requests", "Requests answered", answered)?;
-        let errors = requests.map(|(api, _, n)| (one("api", api), *n as f64)).collect();
-        out.family(MetricType::Counter, "chronik_kafka_request_errors", "Requests answered with an error", errors)?;
         let process = &self.0.status.process;
         out.counter("chronik_process_cpu_seconds", "CPU time used", process.cpu_seconds)?;
         out.gauge("chronik_process_resident_memory_bytes", "Resident memory", process.rss_bytes as f64)?;
@@ -192,7 +189,7 @@ mod tests {
         let mut status = Status { state: "ready".into(), ..Status::default() };
         status.raft.term = 7;
         status.peers.push(Peer { node: 2, dropped: 3, ..Peer::default() });
-        let text = encode(&Sample { status, requests: vec![("Produce", 5, 1)] });
+        let text = encode(&Sample { status, requests: vec![("Produce", 5)] });
         for line in [
             "chronik_raft_term 7",
             "chronik_broker_ready 1",

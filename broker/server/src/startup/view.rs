@@ -356,7 +356,7 @@ impl View for BrokerView {
 
     fn metrics(&self) -> Sample {
         let counts = self.data_plane.get().map(|plane| plane.api.metrics.snapshot()).unwrap_or_default();
-        let requests = counts.into_iter().map(|count| (count.api, count.requests, 0)).collect();
+        let requests = counts.into_iter().map(|count| (count.api, count.requests)).collect();
         Sample { status: self.status(false), requests }
     }
 
