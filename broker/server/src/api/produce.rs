@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use chronik_log::split_batches;
 use chronik_model::batch::{BatchHeader, Compression};
-use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicName, TopicPartition};
+use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
 use chronik_wire::messages::produce::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceResponse,
 };
 
+use super::groups::OFFSETS_TOPIC;
 use super::{Api, Call, Outcome};
 use crate::replication::waiters::AckWait;
 use crate::replication::{Partition, mono_ms};
@@ -24,6 +25,8 @@ use crate::replication::{Partition, mono_ms};
 const ZSTD_FROM: i16 = 7;
 /// Version 10 is the first with leader hints (KIP-951).
 const HINTS_FROM: i16 = 10;
+/// Version 13 names topics by id (KIP-516).
+const IDS_FROM: i16 = 13;
 
 /// Where each waiting partition is in the response.
 type Place = (usize, usize);
@@ -43,7 +46,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ProduceRequest) -> Ou
     let mut places: Vec<Place> = Vec::new();
     let mut response = ProduceResponse::default();
     for topic in &request.topic_data {
-        let name = if version >= 13 {
+        let name = if version >= IDS_FROM {
             api.meta.state().topic_by_id(topic.topic_id).map(|found| found.name.clone())
         } else {
             Some(TopicName::from(topic.name.as_str()))
@@ -54,9 +57,14 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ProduceRequest) -> Ou
             let one = match (&refused, &name) {
                 (Some((code, text)), _) => failed(data.index, *code, text),
                 (None, None) => failed(data.index, ErrorCode::UnknownTopicId, ErrorCode::UnknownTopicId.text()),
+                (None, Some(name)) if name.as_str() == OFFSETS_TOPIC => {
+                    let text = "only the broker writes to its internal topics";
+                    failed(data.index, ErrorCode::InvalidTopicException, text)
+                }
                 (None, Some(name)) => {
                     let parked = Parked { wait: &wait, places: &mut places, place, deadline_ms };
-                    append(api, version, request.acks, name, data, parked)
+                    let id = (version >= IDS_FROM).then_some(topic.topic_id);
+                    append(api, version, request.acks, (name, id), data, parked)
                 }
             };
             partitions.push(one);
@@ -124,13 +132,18 @@ fn append(
     api: &Arc<Api>,
     version: i16,
     acks: i16,
-    topic: &TopicName,
+    (topic, id): (&TopicName, Option<TopicId>),
     data: &PartitionProduceData,
     parked: Parked<'_>,
 ) -> PartitionProduceResponse {
     let tp = TopicPartition { topic: topic.clone(), partition: PartitionIndex(data.index) };
     let fail = |code: ErrorCode| failed(data.index, code, code.text());
-    let Some(partition) = api.replicas.partition(&tp) else {
+    let hosted = match id {
+        // By the id: under the name, the replica of a topic that was deleted a moment ago may still be here.
+        Some(id) => api.replicas.partition_by_id(id, tp.partition),
+        None => api.replicas.partition(&tp),
+    };
+    let Some(partition) = hosted else {
         let exists = api.meta.state().partition(&tp).is_some();
         return fail(if exists { ErrorCode::NotLeaderOrFollower } else { ErrorCode::UnknownTopicOrPartition });
     };

@@ -1,0 +1,77 @@
+//! What clients may not do, and what they are told: the codes that clients act on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use chronik_core::controller::{
+    Command, CommandResult, CreateTopic, DeleteTopic, Envelope, FenceBroker, ProposalId, UnregisterBroker,
+};
+use chronik_model::batch::{BatchBuilder, BatchError, crc_matches};
+use chronik_model::{ErrorCode, IncarnationId, NodeId, RaftIndex, TopicId};
+use chronik_wire::messages as m;
+
+use super::cluster::{Broker, Quorum};
+use crate::replication::{FlushMode, OFFSETS_TOPIC};
+
+fn batch() -> Bytes {
+    let mut batch = BatchBuilder::new(crate::replication::wall_ms());
+    batch.push(Some(b"k"), Some(b"v"));
+    batch.build()
+}
+
+async fn produce(broker: &Broker, version: i16, name: &str, topic_id: TopicId, records: Bytes) -> i16 {
+    let request = m::produce::ProduceRequest {
+        acks: -1,
+        timeout_ms: 5_000,
+        topic_data: vec![m::produce::TopicProduceData {
+            name: name.into(),
+            topic_id,
+            partition_data: vec![m::produce::PartitionProduceData { index: 0, records: Some(records) }],
+        }],
+        ..Default::default()
+    };
+    broker.call(version, &request).await.responses.remove(0).partition_responses.remove(0).error_code
+}
+
+/// Commits without telling the replica manager, as if it had not come round to it yet.
+fn commit_only(quorum: &Quorum, index: u64, command: Command) {
+    let id = ProposalId { origin: NodeId(8), incarnation: IncarnationId::from_u128(2), sequence: index };
+    let envelope = Envelope::new(id, crate::replication::wall_ms(), command);
+    let result = quorum.state.write().apply_envelope(RaftIndex(index), &envelope).result;
+    assert!(!matches!(result, CommandResult::Error(_)), "{result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_cannot_write_to_the_topic_of_the_groups() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(broker.call(3, &find).await.error_code, 0);
+    let id = quorum.state.read().topic(OFFSETS_TOPIC).unwrap().id;
+    for version in [12, 13] {
+        let code = produce(&broker, version, OFFSETS_TOPIC, id, batch()).await;
+        assert_eq!(code, ErrorCode::InvalidTopicException.code(), "v{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_produce_by_topic_id_never_reaches_an_older_topic_of_the_same_name() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let old = quorum.state.read().topic("t").unwrap().id;
+    let new = TopicId::from_u128(77);
+    commit_only(&quorum, 1000, Command::DeleteTopic(DeleteTopic { topic_id: old }));
+    let again = CreateTopic {
+        name: "t".into(),
+        topic_id: new,
+        partitions: 1,
+        replication_factor: 1,
+        assignments: Vec::new(),
+        configs: std::collections::BTreeMap::new(),
+    };
+    commit_only(&quorum, 1001, Command::CreateTopic(again));
+    assert_eq!(produce(&broker, 13, "", new, batch()).await, ErrorCode::NotLeaderOrFollower.code());
+    assert_eq!(produce(&broker, 13, "", old, batch()).await, ErrorCode::UnknownTopicId.code());
+}
