@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chronik_core::partition::{ConsumerFetch, FollowerFetch};
+use chronik_log::split_batches;
+use chronik_model::batch::{BatchHeader, Compression};
 use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicName, TopicPartition};
 use chronik_wire::messages::fetch::{
     EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -21,6 +23,8 @@ use super::{Api, Call, Outcome};
 use crate::replication::waiters::FetchWait;
 use crate::replication::{FetchedPartition, Partition, ReadBudget, ReadKind, mono_ms};
 
+/// Version 10 is the first whose clients can read zstd (KIP-110).
+const ZSTD_FROM: i16 = 10;
 /// Version 13 names topics by id (KIP-516).
 const IDS_FROM: i16 = 13;
 /// Version 16 brings the addresses of new leaders (KIP-951).
@@ -84,14 +88,16 @@ fn start(api: &Arc<Api>, call: &Call, request: FetchRequest, reader: Reader) -> 
         }
     };
     let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT);
+    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(api.config.fetch_max_bytes);
     let fetch = Fetch {
         api: Arc::clone(api),
         version,
         reader,
         context,
         wait,
-        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(api.config.fetch_max_bytes),
-        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+        max_bytes,
+        // More than an answer may hold would be waited for in vain.
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
         deadline: Instant::now() + max_wait,
         deadline_ms: mono_ms() + u64::try_from(max_wait.as_millis()).unwrap_or(0),
     };
@@ -137,6 +143,11 @@ fn forgotten(request: &FetchRequest, by_id: bool) -> Vec<session::SessionKey> {
         .collect()
 }
 
+fn holds_zstd(records: &Bytes) -> bool {
+    let is_zstd = |batch: &Bytes| BatchHeader::decode(batch).is_ok_and(|h| h.compression() == Ok(Compression::Zstd));
+    split_batches(records).is_ok_and(|batches| batches.iter().any(is_zstd))
+}
+
 struct Fetch {
     api: Arc<Api>,
     version: i16,
@@ -174,10 +185,13 @@ impl Fetch {
                 min_one: total == 0,
                 wait: (park && total < self.min_bytes).then_some((&self.wait, self.deadline_ms)),
             };
-            let one = match self.find(wanted) {
+            let mut one = match self.find(wanted) {
                 Ok(partition) => self.api.replicas.read(&partition, self.kind(wanted, first), &budget),
                 Err(error) => FetchedPartition::refused(error),
             };
+            if self.version < ZSTD_FROM && holds_zstd(&one.records) {
+                one = FetchedPartition::refused(ErrorCode::UnsupportedCompressionType);
+            }
             total += one.records.len();
             left = left.saturating_sub(one.records.len());
             fetched.push(one);

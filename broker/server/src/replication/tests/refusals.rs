@@ -75,3 +75,54 @@ async fn a_produce_by_topic_id_never_reaches_an_older_topic_of_the_same_name() {
     assert_eq!(produce(&broker, 13, "", new, batch()).await, ErrorCode::NotLeaderOrFollower.code());
     assert_eq!(produce(&broker, 13, "", old, batch()).await, ErrorCode::UnknownTopicId.code());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zstd_is_refused_to_clients_that_cannot_read_it() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    let mut zstd = BytesMut::from(&batch()[..]);
+    zstd[22] |= 4;
+    let Err(BatchError::Crc { computed, .. }) = crc_matches(&zstd) else { panic!("the attributes are covered") };
+    zstd[17..21].copy_from_slice(&computed.to_be_bytes());
+    assert_eq!(produce(&broker, 3, "t", TopicId::ZERO, zstd.clone().freeze()).await, 76);
+    assert_eq!(produce(&broker, 7, "t", TopicId::ZERO, zstd.freeze()).await, 0);
+    let fetch = m::fetch::FetchRequest {
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![m::fetch::FetchTopic {
+            topic: "t".into(),
+            partitions: vec![m::fetch::FetchPartition { partition_max_bytes: 1 << 20, ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    for (version, error) in [(4, 76), (9, 76), (10, 0), (12, 0)] {
+        let answer = broker.call(version, &fetch).await.responses.remove(0).partitions.remove(0);
+        assert_eq!((answer.error_code, answer.records.unwrap().is_empty()), (error, error != 0), "v{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_does_not_wait_for_more_bytes_than_its_answer_may_hold() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    broker.produce("t", -1, &["a"]).await;
+    let fetch = m::fetch::FetchRequest {
+        max_wait_ms: 15_000,
+        min_bytes: i32::MAX,
+        max_bytes: 10,
+        session_epoch: -1,
+        topics: vec![m::fetch::FetchTopic {
+            topic: "t".into(),
+            partitions: vec![m::fetch::FetchPartition { partition_max_bytes: 1 << 20, ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let started = Instant::now();
+    let answer = broker.call(12, &fetch).await.responses.remove(0).partitions.remove(0);
+    assert!(!answer.records.unwrap().is_empty());
+    assert!(started.elapsed() < Duration::from_secs(10), "it waited in vain");
+}
