@@ -7,13 +7,20 @@ use chronik_wire::messages::describe_cluster::{
 
 use super::{Api, Call, Outcome};
 
-/// Endpoint type of brokers; 2 would be controllers, which have no Kafka listener here.
+/// Endpoint type of brokers.
 const BROKERS: i8 = 1;
+/// Endpoint type of controllers, which have no Kafka listener here.
+const CONTROLLERS: i8 = 2;
 
 pub(super) fn handle(api: &Api, call: &Call, request: DescribeClusterRequest) -> Outcome<DescribeClusterResponse> {
     let mut response = DescribeClusterResponse { endpoint_type: request.endpoint_type, ..Default::default() };
     if call.version >= 1 && request.endpoint_type != BROKERS {
-        response.error_code = ErrorCode::UnsupportedVersion.code();
+        let error = match request.endpoint_type {
+            0 => ErrorCode::InvalidRequest,
+            CONTROLLERS => ErrorCode::MismatchedEndpointType,
+            _ => ErrorCode::UnsupportedEndpointType,
+        };
+        response.error_code = error.code();
         response.error_message = Some("only brokers can be described here, not controllers".into());
         return Outcome::Done(response);
     }

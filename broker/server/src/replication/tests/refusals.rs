@@ -126,3 +126,13 @@ async fn a_fetch_does_not_wait_for_more_bytes_than_its_answer_may_hold() {
     assert!(!answer.records.unwrap().is_empty());
     assert!(started.elapsed() < Duration::from_secs(10), "it waited in vain");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_are_no_brokers_are_refused_with_kafkas_codes() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    for (endpoint_type, code) in [(1, 0), (0, 42), (2, 114), (3, 115)] {
+        let ask = m::describe_cluster::DescribeClusterRequest { endpoint_type, ..Default::default() };
+        assert_eq!(broker.call(1, &ask).await.error_code, code, "endpoint type {endpoint_type}");
+    }
+}
