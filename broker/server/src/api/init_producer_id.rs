@@ -41,9 +41,12 @@ pub(super) fn handle(api: &Arc<Api>, _: &Call, request: InitProducerIdRequest) -
             }
             Err(refusal) => {
                 tracing::info!(error = %refusal.message, "no producer id");
-                // Clients retry on this one.
+                // Clients retry on this one; the state of this broker's own registration is none of their business.
                 refused(match refusal.code {
-                    ErrorCode::RequestTimedOut | ErrorCode::NotController => ErrorCode::CoordinatorLoadInProgress,
+                    ErrorCode::RequestTimedOut
+                    | ErrorCode::NotController
+                    | ErrorCode::StaleBrokerEpoch
+                    | ErrorCode::BrokerIdNotRegistered => ErrorCode::CoordinatorLoadInProgress,
                     code => code,
                 })
             }

@@ -136,3 +136,18 @@ async fn endpoints_that_are_no_brokers_are_refused_with_kafkas_codes() {
         assert_eq!(broker.call(1, &ask).await.error_code, code, "endpoint type {endpoint_type}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_may_ask_again_while_its_broker_is_between_registrations() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let epoch = quorum.state.read().broker(NodeId(1)).unwrap().epoch;
+    commit_only(
+        &quorum,
+        1000,
+        Command::FenceBroker(FenceBroker { node: NodeId(1), broker_epoch: epoch, reason: "test".into() }),
+    );
+    commit_only(&quorum, 1001, Command::UnregisterBroker(UnregisterBroker { node: NodeId(1) }));
+    let refused = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
+    assert_eq!(refused.error_code, ErrorCode::CoordinatorLoadInProgress.code());
+}
