@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use chronik_core::partition::waiters::FetchPosition;
+use chronik_core::partition::waiters::{FetchPosition, FetchWaiterKey};
 use chronik_core::partition::{ConsumerFetch, EpochEnd, FetchDecision, FollowerFetch};
 use chronik_log::{AppendOrigin, ReadPlan};
 use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset};
@@ -116,8 +116,13 @@ impl ReplicaManager {
 }
 
 impl Partition {
+    /// A fetch does not wait here any more.
+    pub(super) fn forget_fetch(&self, key: FetchWaiterKey) {
+        drop(self.inner.lock().fetches.cancel(key));
+    }
+
     fn plan(
-        &self,
+        self: &Arc<Self>,
         kind: ReadKind,
         budget: &ReadBudget<'_>,
         out: &mut Vec<Outgoing>,
@@ -188,7 +193,9 @@ impl Partition {
                     }
                     let wake_at = until.max(from).plus(1);
                     // Over the limit nobody wakes it, and it answers at its deadline.
-                    let _ = inner.fetches.push(position, wake_at, deadline, Arc::clone(wait));
+                    if let Ok(key) = inner.fetches.push(position, wake_at, deadline, Arc::clone(wait)) {
+                        wait.entered(self, key);
+                    }
                 }
                 // What the effects moved counts already.
                 let high_watermark =

@@ -525,3 +525,38 @@ async fn offsets_are_found_by_time_and_deleted_records_stay_deleted() {
     }
     assert_eq!(broker.fetch("t", 1, 0).await.error_code, ErrorCode::OffsetOutOfRange.code());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_is_answered_or_gone_waits_nowhere_any_more() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("idle", 1, 1).await;
+    broker.create("busy", 1, 1).await;
+    let waiting = |topic| {
+        let partition = broker.manager.partition(&TopicPartition::new(topic, 0)).unwrap();
+        let inner = partition.inner.lock();
+        inner.fetches.len()
+    };
+    let topic = |name: &str| m::fetch::FetchTopic {
+        topic: name.into(),
+        partitions: vec![m::fetch::FetchPartition { partition_max_bytes: 1 << 20, ..Default::default() }],
+        ..Default::default()
+    };
+    let request = m::fetch::FetchRequest {
+        max_wait_ms: 15_000,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![topic("idle"), topic("busy")],
+        ..Default::default()
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(30), broker.call(12, &request)).await.is_err(), "it waits");
+    assert_eq!((waiting("idle"), waiting("busy")), (0, 0), "its client is gone");
+    let (_, ()) = tokio::join!(broker.call(12, &request), async {
+        eventually("it waits", || (waiting("idle"), waiting("busy")) == (1, 1)).await;
+        broker.produce("busy", 1, &["x"]).await;
+    });
+    assert_eq!((waiting("idle"), waiting("busy")), (0, 0), "it is answered");
+    broker.call(12, &request).await;
+    assert_eq!(waiting("idle"), 0, "answered without waiting");
+}

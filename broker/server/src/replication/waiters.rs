@@ -2,8 +2,9 @@
 //!
 //! A produce request makes one [`AckWait`] and leaves an [`AckTicket`] in each partition it wrote to; the partition
 //! completes tickets when its high watermark passes or its leadership ends. A fetch makes one [`FetchWait`] and leaves
-//! it with each partition it read; any advance wakes it. The lists themselves are `chronik-core`'s. The request's own
-//! future holds the deadline; entries of a future that is gone are dropped when their own deadline passes.
+//! it with each partition it read; any advance wakes it, and it leaves the lists when it is answered or gone. The lists
+//! themselves are `chronik-core`'s. The request's own future holds the deadline; tickets of a produce that is gone are
+//! dropped when their own deadline passes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,9 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use chronik_core::partition::waiters::FetchWaiterKey;
 use chronik_model::{ErrorCode, Offset};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
+
+use super::partition::Partition;
 
 /// The acknowledgements that one request waits for.
 #[derive(Debug, Default)]
@@ -85,9 +89,26 @@ pub struct FetchWait {
     woken: AtomicBool,
     hurried: AtomicBool,
     waker: AtomicWaker,
+    places: Mutex<Vec<(Weak<Partition>, FetchWaiterKey)>>,
 }
 
 impl FetchWait {
+    /// Remembers one partition's list that it is in.
+    pub(super) fn entered(&self, partition: &Arc<Partition>, key: FetchWaiterKey) {
+        self.places.lock().push((Arc::downgrade(partition), key));
+    }
+
+    /// Takes it out of all lists that it is still in: a fetch that is answered must not fill the lists of idle partitions
+    /// until its deadline. Locks each partition, so no partition may be locked.
+    pub fn leave(&self) {
+        let places = std::mem::take(&mut *self.places.lock());
+        for (partition, key) in places {
+            if let Some(partition) = partition.upgrade() {
+                partition.forget_fetch(key);
+            }
+        }
+    }
+
     /// Wakes the fetch.
     pub fn wake(&self) {
         self.woken.store(true, Ordering::Release);

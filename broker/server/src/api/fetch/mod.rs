@@ -160,10 +160,17 @@ struct Fetch {
     deadline_ms: u64,
 }
 
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.wait.leave();
+    }
+}
+
 impl Fetch {
     async fn park(self) -> FetchResponse {
         loop {
             let expired = tokio::time::timeout_at(self.deadline, self.wait.woken()).await.is_err();
+            self.wait.leave();
             let last = expired || self.wait.is_hurried();
             let round = self.round(false, !last);
             if last || self.is_enough(&round) {
