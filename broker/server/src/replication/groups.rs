@@ -129,9 +129,10 @@ impl Groups {
     /// A partition of the topic of groups may lead, or not lead, or lead another epoch now.
     pub(super) fn on_role(self: &Arc<Self>, partition: &Arc<Partition>) {
         let index = partition.tp.partition;
-        let led = partition.led_epoch().filter(|_| self.manager.partition(&partition.tp).is_some());
         let (old, new) = {
             let mut shards = self.shards.write();
+            // Looked up under the lock: of two changes told at once, the later one must not be overwritten by the earlier.
+            let led = partition.led_epoch().filter(|_| self.manager.partition(&partition.tp).is_some());
             if shards.get(&index).map(|shard| shard.epoch) == led {
                 return;
             }
