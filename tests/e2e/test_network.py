@@ -141,6 +141,21 @@ def test_dns_failures_after_formation_disturb_nobody_and_a_restart_does_not_wait
 
 
 @in_namespaces
+def test_a_service_without_srv_records_is_found_by_the_names_of_its_pods(tmp_path, network):
+    class Plain(DnsCluster):
+        def membership(self, broker):
+            return {**super().membership(broker), "discovery.pod.prefix": "chronik"}
+
+    with dns.Server(network.address(254), 53) as server:
+        with Plain(tmp_path, network=network) as cluster:
+            cluster.add(4)
+            for node in (1, 2, 3, 4):
+                server.zone.set_host(f"chronik-{node - 1}.{SERVICE}", cluster[node].host)
+            cluster.start().wait_ready()
+            assert 4 in cluster[1].status()["raft"]["learners"], "the joiner knows no voter, only its own ordinal"
+
+
+@in_namespaces
 def test_a_new_broker_joins_knowing_only_the_service_name(tmp_path, network):
     with dns.Server(network.address(254), 53) as server:
         with DnsCluster(tmp_path, network=network) as cluster:

@@ -33,6 +33,8 @@ pub enum DiscoverySource {
         name: String,
         /// Name of the port in the SRV records (`_raft._tcp.<name>`).
         srv_port_name: String,
+        /// Name of the pods without their ordinal, for a service that publishes no SRV records.
+        pods: Option<String>,
     },
     /// The mounted `cluster.yaml`.
     File(PathBuf),
@@ -67,6 +69,11 @@ impl PeersConfig {
         );
         let service = r.text("discovery.service", "DNS name of the headless service of the brokers", "a DNS name");
         let port_name = r.text_or("discovery.srv.port.name", "Port name in the SRV records", "raft", "a port name");
+        let pods = r.text(
+            "discovery.pod.prefix",
+            "Name of the pods without their ordinal, for a service without SRV records; unset = taken from the host name",
+            "a name such as chronik",
+        );
         let file = r.text("cluster.file", "The mounted cluster.yaml with voters and addresses", "a path");
         let given = usize::from(list.is_some()) + usize::from(service.is_some()) + usize::from(file.is_some());
         if given > 1 {
@@ -75,7 +82,7 @@ impl PeersConfig {
         let listed: BTreeSet<NodeId> = list.iter().flatten().map(|p| p.id).collect();
         let source = match (file, service, list) {
             (Some(path), ..) => DiscoverySource::File(path.into()),
-            (None, Some(name), _) => DiscoverySource::Service { name, srv_port_name: port_name },
+            (None, Some(name), _) => DiscoverySource::Service { name, srv_port_name: port_name, pods },
             (None, None, Some(peers)) => DiscoverySource::Static(peers),
             (None, None, None) => DiscoverySource::Alone,
         };

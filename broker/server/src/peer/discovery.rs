@@ -27,6 +27,8 @@ const REFRESH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_se
 const FAILED: Duration = Duration::from_secs(1);
 /// How often a mounted file is looked at.
 const FILE_CHECK: Duration = Duration::from_secs(2);
+/// How many lower ordinals a broker without SRV records looks for, to find somebody who takes it in.
+const MOST_LOWER_ORDINALS: i32 = 32;
 /// Least time between two looks caused by failing connections.
 const KICK_PAUSE: Duration = Duration::from_millis(500);
 
@@ -188,11 +190,15 @@ impl Discovery {
         let (result, pause) = match &self.source {
             DiscoverySource::Alone | DiscoverySource::Static(_) => return None,
             DiscoverySource::File(path) => (self.refresh_file(path.clone()).await, FILE_CHECK),
-            DiscoverySource::Service { name, srv_port_name } => {
+            DiscoverySource::Service { name, srv_port_name, pods } => {
                 match self.resolver.service(srv_port_name, name).await {
                     Ok((targets, ttl)) => {
                         self.register_targets(&targets);
                         (Ok(()), ttl.clamp(REFRESH.0, REFRESH.1))
+                    }
+                    Err(error @ DnsError::Missing(_)) if self.by_pod_names(name, pods.as_deref()).await => {
+                        tracing::debug!(%error, "peers found by the names of their pods");
+                        (Ok(()), REFRESH.0)
                     }
                     Err(error) => (Err(error.to_string()), FAILED),
                 }
@@ -208,6 +214,31 @@ impl Discovery {
         }
         status.last_error = problem;
         Some(pause)
+    }
+
+    /// A service without SRV records still gives each pod an address under `<pods>-<ordinal>.<service>`. Registers every
+    /// voter and every lower ordinal whose name resolves; whether there was another one than this broker.
+    async fn by_pod_names(&self, service: &str, pods: Option<&str>) -> bool {
+        let host = crate::config::host_name();
+        let own = id_of_target(&host).map(|(_, pods)| pods);
+        let Some(pods) = pods.or(own) else { return false };
+        let lower = (1..=self.me.0.min(MOST_LOWER_ORDINALS)).map(NodeId);
+        let candidates: BTreeSet<NodeId> = self.voters.iter().copied().chain(lower).collect();
+        let name = |id: NodeId| format!("{pods}-{}.{service}", id.0 - 1);
+        let mut published = BTreeSet::new();
+        for id in candidates {
+            if self.resolver.addresses(&name(id)).await.is_ok() {
+                published.insert(id);
+            }
+        }
+        let found = published.iter().any(|id| *id != self.me);
+        if found {
+            // A voter whose pod is not published yet will have its name.
+            for id in published.union(&self.voters) {
+                self.register(*id, &name(*id), self.default_port);
+            }
+        }
+        found
     }
 
     fn register_targets(&self, targets: &[ServiceTarget]) {
@@ -285,7 +316,7 @@ mod tests {
     }
 
     fn service() -> DiscoverySource {
-        DiscoverySource::Service { name: "chronik-headless.ns.svc".into(), srv_port_name: "raft".into() }
+        DiscoverySource::Service { name: "chronik-headless.ns.svc".into(), srv_port_name: "raft".into(), pods: None }
     }
 
     fn known(discovery: &Discovery) -> Vec<String> {
