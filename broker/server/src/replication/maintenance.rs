@@ -12,7 +12,7 @@ use chronik_model::{Offset, TopicPartition};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::partition::Partition;
-use super::{ReplicaManager, wall_ms};
+use super::{ReplicaManager, mono_ms, wall_ms};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -160,7 +160,7 @@ impl ReplicaManager {
         Ok(now)
     }
 
-    /// Ends the data plane in order: no more fetching, every log durable, checkpoints written. Blocks on the disk.
+    /// Ends the data plane in order: no more appends, every log durable, checkpoints written. Blocks on the disk.
     ///
     /// # Errors
     /// The disk failed: the shutdown is not clean, and the marker must not be written.
@@ -170,6 +170,9 @@ impl ReplicaManager {
         self.committer_work.1.notify_all();
         for partition in self.partitions() {
             let mut inner = partition.inner.lock();
+            // A fetcher or a group may be about to append still: the marker would vouch for what was never synced.
+            let effects = inner.replica.fence_after_io_error();
+            partition.run(&mut inner, effects, mono_ms(), &mut Vec::new());
             inner.log.settle()?;
         }
         self.write_checkpoints(&Written::default())?;
@@ -227,7 +230,7 @@ impl Partition {
         match inner.log.apply_retention(wall_ms(), inner.replica.high_watermark()) {
             Ok(report) => {
                 let effects = inner.replica.on_log_start(inner.log.log_start());
-                self.run(inner, effects.into_iter().collect(), super::mono_ms(), out);
+                self.run(inner, effects.into_iter().collect(), mono_ms(), out);
                 self.publish(inner);
                 if report.segments > 0 {
                     tracing::info!(partition = %self.tp, segments = report.segments, bytes = report.bytes, "retention");

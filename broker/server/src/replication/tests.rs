@@ -129,6 +129,17 @@ async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_appended_behind_the_sync_that_the_clean_shutdown_marker_vouches_for() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    broker.create("t", 1, 1).await;
+    assert_eq!(broker.produce("t", -1, &["a"]).await.error_code, 0);
+    broker.manager.shutdown().unwrap();
+    assert_eq!(broker.produce("t", 1, &["late"]).await.error_code, ErrorCode::KafkaStorageError.code());
+    assert_eq!(broker.manager.partition(&TopicPartition::new("t", 0)).unwrap().log_end(), Offset(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_opened_takes_the_directory_offline() {
     let quorum = Arc::<Quorum>::default();
     let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
