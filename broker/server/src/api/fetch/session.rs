@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_model::{ErrorCode, PartitionIndex, TopicId, TopicName};
 use parking_lot::Mutex;
@@ -80,6 +81,14 @@ struct Session {
     next_place: u64,
     last_used_ms: u64,
     privileged: bool,
+    /// Partitions in all sessions of the cache, this one's among them.
+    in_cache: Arc<AtomicUsize>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.in_cache.fetch_sub(self.order.len(), Ordering::Relaxed);
+    }
 }
 
 impl Session {
@@ -93,11 +102,14 @@ impl Session {
         self.next_place += 1;
         self.places.insert(key, place);
         self.order.insert(place, Remembered { wanted, high_watermark: -1, log_start_offset: -1 });
+        self.in_cache.fetch_add(1, Ordering::Relaxed);
     }
 
     fn remove(&mut self, key: &SessionKey) {
-        if let Some(place) = self.places.remove(key) {
-            self.order.remove(&place);
+        if let Some(place) = self.places.remove(key)
+            && self.order.remove(&place).is_some()
+        {
+            self.in_cache.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -137,11 +149,13 @@ pub struct SessionLimits {
     pub slots: usize,
     /// `min.incremental.fetch.session.eviction.ms`: a session used more recently is never evicted.
     pub min_eviction_ms: u64,
+    /// Partitions that all sessions together may remember: what a client asks for need not exist.
+    pub max_partitions: usize,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        Self { slots: 1000, min_eviction_ms: 120_000 }
+        Self { slots: 1000, min_eviction_ms: 120_000, max_partitions: 1_000_000 }
     }
 }
 
@@ -156,6 +170,7 @@ struct Sessions {
 pub struct SessionCache {
     limits: SessionLimits,
     sessions: Mutex<Sessions>,
+    partitions: Arc<AtomicUsize>,
 }
 
 /// Session fields of one request.
@@ -220,7 +235,8 @@ impl SessionCache {
     /// An empty cache; `first_id` is where session ids start, so that ids of an earlier run are not taken for ours.
     #[must_use]
     pub fn new(limits: SessionLimits, first_id: i32) -> Self {
-        Self { limits, sessions: Mutex::new(Sessions { by_id: HashMap::new(), next_id: first_id.max(1) }) }
+        let sessions = Mutex::new(Sessions { by_id: HashMap::new(), next_id: first_id.max(1) });
+        Self { limits, sessions, partitions: Arc::default() }
     }
 
     /// Number of sessions.
@@ -264,9 +280,13 @@ impl SessionCache {
                     next_place: 0,
                     last_used_ms: now_ms,
                     privileged: request.follower,
+                    in_cache: Arc::clone(&self.partitions),
                 };
                 for wanted in &request.wanted {
                     session.insert(wanted.clone());
+                }
+                if self.is_over_limit() {
+                    return Ok(sessionless(request.wanted));
                 }
                 let session = Arc::new(Mutex::new(session));
                 let id = self.admit(&session, request.follower, now_ms);
@@ -288,6 +308,12 @@ impl SessionCache {
                 for wanted in request.wanted {
                     session.insert(wanted);
                 }
+                if self.is_over_limit() {
+                    // The client begins anew and, while there is no room, goes on without a session.
+                    drop(session);
+                    self.sessions.lock().by_id.remove(&request.id);
+                    return Err(ErrorCode::FetchSessionIdNotFound);
+                }
                 session.epoch = if epoch == i32::MAX { 1 } else { epoch + 1 };
                 session.last_used_ms = now_ms;
                 let wanted = session.wanted();
@@ -299,6 +325,10 @@ impl SessionCache {
                 Ok(FetchContext { wanted, session: Some((request.id, shared)), incremental: true })
             }
         }
+    }
+
+    fn is_over_limit(&self) -> bool {
+        self.partitions.load(Ordering::Relaxed) > self.limits.max_partitions
     }
 
     /// Finds a place for a new session; `None` when all others are in use.
@@ -358,7 +388,7 @@ mod tests {
     }
 
     fn cache(slots: usize) -> SessionCache {
-        SessionCache::new(SessionLimits { slots, min_eviction_ms: 1000 }, 1)
+        SessionCache::new(SessionLimits { slots, min_eviction_ms: 1000, max_partitions: 3 }, 1)
     }
 
     #[test]
@@ -430,5 +460,22 @@ mod tests {
         assert!(id != 0 && id != first);
         assert_eq!(cache.open(request(0, 0, vec![wanted(0, 0)]), 90_000).unwrap().session_id(), 0);
         assert_eq!(cache.len(), 1);
+    }
+    #[test]
+    fn sessions_remember_no_more_partitions_than_the_limit_whoever_asks() {
+        let cache = cache(10);
+        let id = cache.open(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]), 0).unwrap().session_id();
+        assert_ne!(id, 0);
+        let other = cache.open(request(0, 0, vec![wanted(0, 0), wanted(1, 0)]), 0).unwrap();
+        assert_eq!((other.session_id(), other.wanted.len()), (0, 2), "it is served, but not remembered");
+        assert!(cache.open(request(id, 1, vec![wanted(2, 0), wanted(1, 5)]), 0).is_ok(), "three are within the limit");
+        let grown = cache.open(request(id, 2, vec![wanted(3, 0)]), 0);
+        assert_eq!(grown.unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        assert!(cache.is_empty());
+        let again = cache.open(request(0, 0, vec![wanted(0, 0), wanted(1, 0), wanted(2, 0)]), 0).unwrap();
+        assert_ne!(again.session_id(), 0, "what ended makes room");
+        let forget = SessionRequest { forgotten: vec![wanted(0, 0).key()], ..request(again.session_id(), 1, vec![]) };
+        assert!(cache.open(forget, 0).is_ok());
+        assert!(cache.open(request(again.session_id(), 2, vec![wanted(7, 0)]), 0).is_ok(), "so does what is forgotten");
     }
 }
