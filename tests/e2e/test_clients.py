@@ -140,7 +140,7 @@ def test_java_perf_tools_run_with_idempotence_and_acks_all(shared, topic):
     kafka.create_topic(shared.bootstrap, topic, partitions=6)
     out = kafka.java("org.apache.kafka.tools.ProducerPerformance", "--topic", topic, "--num-records", "50000",
                      "--record-size", "200", "--throughput", "-1", "--bootstrap-server", shared.bootstrap,
-                     "--command-property", "acks=all", "--command-property", "enable.idempotence=true")
+                     "--command-property", "acks=all", "enable.idempotence=true")
     assert "50000 records sent" in out, out
     out = kafka.java("org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", shared.bootstrap, "--topic", topic,
                      "--num-records", "50000", "--timeout", "60000")

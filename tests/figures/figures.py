@@ -139,7 +139,7 @@ def produce_cost(brokers, replication, partitions, gib, consume):
         before, begun = cpu(cluster), time.monotonic()
         kafka.java("org.apache.kafka.tools.ProducerPerformance", "--topic", "t", "--num-records", str(records), "--record-size",
                    "1024", "--throughput", "-1", "--bootstrap-server", cluster.bootstrap, "--command-property", "acks=all",
-                   "--command-property", "batch.size=65536", "--command-property", "linger.ms=10", timeout=600)
+                   "batch.size=65536", "linger.ms=10", timeout=600)
         seconds = time.monotonic() - begun
         if consume:
             kafka.java("org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", cluster.bootstrap, "--topic", "t",
