@@ -5,6 +5,9 @@ use chronik_model::ErrorCode;
 
 use crate::replication::meta::ProposeError;
 
+/// Messages quote what the client sent, which may be as long as a string of Kafka can be; a longer one has no encoding.
+const MAX_MESSAGE: usize = 4000;
+
 /// A refusal as Kafka's clients see it.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
@@ -14,7 +17,10 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let mut message = message.into();
+        let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|at| message.is_char_boundary(*at));
+        message.truncate(end.unwrap_or(0));
+        Self { code, message }
     }
 }
 

@@ -151,3 +151,19 @@ async fn a_producer_may_ask_again_while_its_broker_is_between_registrations() {
     let refused = broker.call(4, &m::init_producer_id::InitProducerIdRequest::default()).await;
     assert_eq!(refused.error_code, ErrorCode::CoordinatorLoadInProgress.code());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_quotes_the_longest_name_is_answered_all_the_same() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let config = m::create_topics::CreatableTopicConfig { name: "\u{e9}".repeat(16_383).as_str().into(), value: None };
+    let topic = m::create_topics::CreatableTopic {
+        name: "t".into(),
+        num_partitions: 1,
+        replication_factor: 1,
+        configs: vec![config],
+        ..Default::default()
+    };
+    let request = m::create_topics::CreateTopicsRequest { topics: vec![topic], ..Default::default() };
+    assert_eq!(broker.call(7, &request).await.topics[0].error_code, ErrorCode::InvalidConfig.code());
+}
