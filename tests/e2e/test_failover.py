@@ -79,6 +79,28 @@ def test_controller_that_leads_the_partitions_too_is_killed(cluster):
     settle_and_check(cluster, "t", 6, load.finish())
 
 
+def test_what_only_the_leader_holds_was_never_acknowledged(cluster):
+    kafka.create_topic(cluster.bootstrap, "t", partitions=1)
+    load = history.Workload(cluster.bootstrap, "t")
+    load.start()
+    for _ in range(3):
+        load.wait_acks(100)
+        leader = leader_of(cluster, "t")
+        followers = [b for b in cluster.running() if b.id != leader]
+        # The followers cannot copy anything, the leader goes on appending, and then dies with what only it holds.
+        for broker in followers:
+            broker.pause()
+        time.sleep(0.8)
+        cluster[leader].kill()
+        for broker in followers:
+            broker.resume()
+        load.wait_acks(100)
+        cluster[leader].start()
+        cluster.wait_ready()
+        kafka.full_isr(cluster.bootstrap, "t")
+    settle_and_check(cluster, "t", 1, load.finish())
+
+
 def test_sigterm_moves_leaders_without_one_failed_send(cluster):
     kafka.create_topic(cluster.bootstrap, "t", partitions=6)
     load = history.Workload(cluster.bootstrap, "t", retries=1000)
