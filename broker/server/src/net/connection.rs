@@ -162,13 +162,16 @@ impl<S: Service> Connection<S> {
     }
 
     fn poll_idle(&self, cx: &mut Context<'_>, mut idle: Pin<&mut Sleep>, progressed: bool) -> Poll<Closed> {
-        if progressed && let Some(deadline) = Instant::now().checked_add(self.limits.max_idle) {
+        // Whoever reserves memory for a large frame and then falls silent keeps others from theirs.
+        let stalls = self.permit.is_some();
+        let most = if stalls { self.limits.max_stall.min(self.limits.max_idle) } else { self.limits.max_idle };
+        if progressed && let Some(deadline) = Instant::now().checked_add(most) {
             idle.as_mut().reset(deadline);
         }
         match idle.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             // A request that waits (JoinGroup for instance) is not idleness; a peer that takes no bytes is.
-            Poll::Ready(()) if !self.in_flight.is_empty() && self.out.is_empty() => {
+            Poll::Ready(()) if !stalls && !self.in_flight.is_empty() && self.out.is_empty() => {
                 idle.as_mut().reset(Instant::now() + self.limits.max_idle);
                 let _ = idle.as_mut().poll(cx);
                 Poll::Pending

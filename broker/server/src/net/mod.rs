@@ -88,6 +88,8 @@ pub struct Limits {
     pub max_connections_per_ip: usize,
     /// `connections.max.idle.ms`.
     pub max_idle: Duration,
+    /// Time after which a peer is closed that sends nothing more in the middle of a large frame, whose memory is reserved.
+    pub max_stall: Duration,
 }
 
 impl Default for Limits {
@@ -100,6 +102,7 @@ impl Default for Limits {
             max_connections: 20_000,
             max_connections_per_ip: 20_000,
             max_idle: Duration::from_secs(600),
+            max_stall: Duration::from_secs(30),
         }
     }
 }

@@ -223,6 +223,18 @@ async fn an_idle_connection_is_closed_but_one_that_waits_for_its_answer_is_not()
 }
 
 #[tokio::test]
+async fn a_peer_that_falls_silent_inside_a_large_frame_is_closed_long_before_an_idle_one() {
+    let running = serve(Limits { max_stall: Duration::from_millis(100), ..Limits::default() }).await;
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    let mut stalled = TcpStream::connect(running.address).await.unwrap();
+    stalled.write_all(&(1_i32 << 20).to_be_bytes()).await.unwrap();
+    stalled.write_all(b"some, but by far not all of it").await.unwrap();
+    assert_eq!(stalled.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    send(&mut idle, b"x").await;
+    assert_eq!(receive(&mut idle).await, b"x");
+}
+
+#[tokio::test]
 async fn a_drain_answers_what_was_started_and_then_closes() {
     let running = serve(Limits::default()).await;
     let mut stream = TcpStream::connect(running.address).await.unwrap();

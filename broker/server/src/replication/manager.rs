@@ -43,6 +43,8 @@ pub struct ReplicaManager {
     hosted: RwLock<Hosted>,
     /// Serialises changes of `hosted`.
     applying: Mutex<()>,
+    /// Serialises what follows from a change of role.
+    role_changes: Mutex<()>,
     active: AtomicBool,
     pub(super) fetchers: Fetchers,
     pub(super) committer: Option<Arc<Committer>>,
@@ -83,6 +85,7 @@ impl ReplicaManager {
             clean_shutdown,
             hosted: RwLock::default(),
             applying: Mutex::new(()),
+            role_changes: Mutex::new(()),
             active: AtomicBool::new(false),
             fetchers: Fetchers::default(),
             committer,
@@ -345,9 +348,13 @@ impl ReplicaManager {
             match one {
                 Outgoing::Propose(proposal) => self.propose(partition, proposal),
                 Outgoing::RoleChanged => {
-                    match partition.following() {
-                        Some(leader) => self.fetchers.assign(self, partition, leader),
-                        None => self.fetchers.unassign(partition),
+                    {
+                        // Two changes told at once: each looks at the role of this moment, and the later look counts.
+                        let _one_after_the_other = self.role_changes.lock();
+                        match partition.following() {
+                            Some(leader) => self.fetchers.assign(self, partition, leader),
+                            None => self.fetchers.unassign(partition),
+                        }
                     }
                     self.tell_groups(partition);
                 }

@@ -154,5 +154,6 @@ fn limits(config: &Config) -> Limits {
         max_connections: net.max_connections,
         max_connections_per_ip: net.max_connections_per_ip,
         max_idle: Duration::from_millis(net.connections_max_idle_ms),
+        max_stall: Limits::default().max_stall,
     }
 }

@@ -340,6 +340,9 @@ impl View for BrokerView {
             return Err("stopping".into());
         }
         self.shared().ready()?;
+        if let LogDirState::Offline { reason } = self.log_dir.state() {
+            return Err(format!("the log directory is offline: {reason}"));
+        }
         match (self.data_plane.get(), self.trace.show().current) {
             (Some(_), None) => Ok(()),
             (_, step) => Err(format!("starting: {}", step.unwrap_or_default())),
