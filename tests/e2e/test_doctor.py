@@ -39,8 +39,8 @@ def test_a_peer_with_a_wrong_port_is_named(tmp_path):
             return keys
 
     with Wrong(tmp_path) as cluster:
-        # Broker 1 itself may not get ready: if broker 2 leads, its answers do not get there.
-        cluster.start().wait_ready(2, 3)
+        # Broker 1 or 2 may not get ready, depending on which of them leads: nothing gets from 1 to 2.
+        cluster.start().wait_ready(3)
         entry = finding(cluster[1], "peer_unreachable", 2)
         assert ":1" in entry["what"], entry
 
