@@ -29,8 +29,9 @@ def test_a_full_disk_takes_one_broker_out_and_space_and_a_restart_bring_it_back(
         findings = cluster[1].doctor()
         assert any(f["id"] == "disk_full" and f["node"] == 3 for f in findings), findings
         assert cluster[3].http("/healthz")[0] == 200, "the process lives on"
+        assert cluster[3].http("/readyz")[0] == 503
         ballast.unlink()
-        cluster[3].stop()
+        assert cluster[3].stop() == 75, "a stop that could not sync its logs is no clean one"
         cluster[3].start()
         cluster.wait_ready()
         kafka.full_isr(cluster.bootstrap, "t")

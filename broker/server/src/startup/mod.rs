@@ -73,6 +73,9 @@ pub enum RunError {
     /// Something the system did not give.
     #[error("{0}")]
     System(String),
+    /// The stop left the logs without the mark of a clean one.
+    #[error("stopped, but not in order: {0}; the logs will be checked at the next start")]
+    NotInOrder(String),
     /// The metadata on disk cannot be read.
     #[error("the metadata snapshot cannot be read: {0}")]
     Image(String),
@@ -97,6 +100,7 @@ impl RunError {
             | Self::Log(_)
             | Self::Bind { .. }
             | Self::System(_)
+            | Self::NotInOrder(_)
             | Self::Fatal(_)
             | Self::Join(_) => EXIT_TEMPORARY,
         }
@@ -132,10 +136,7 @@ pub async fn run(config: Config, switch: Switch, mut stop: watch::Receiver<bool>
             broker.halt();
             Err(fatal.into())
         }
-        None => {
-            broker.stop(running).await;
-            Ok(())
-        }
+        None => broker.stop(running).await,
     }
 }
 
@@ -413,7 +414,7 @@ impl Broker {
     }
 
     /// Down, in order.
-    async fn stop(&self, running: Running) {
+    async fn stop(&self, running: Running) -> Result<(), RunError> {
         let begin = Instant::now();
         self.view.stopping.store(true, Ordering::Release);
         tracing::info!("stopping: moving leaderships away");
@@ -426,15 +427,10 @@ impl Broker {
         beating.abort();
         self.halt();
         let epoch = self.shared.broker_epoch();
-        match clean {
-            Ok(()) => match self.storage.log_dir.write_clean_shutdown(epoch) {
-                Ok(()) => tracing::info!(ms = begin.elapsed().as_millis(), "stopped in order"),
-                Err(error) => tracing::error!(%error, "stopped, but this could not be written down"),
-            },
-            Err(error) => {
-                tracing::error!(%error, "stopped, but not in order: the logs will be checked at the next start")
-            }
-        }
+        clean.map_err(|error| RunError::NotInOrder(error.to_string()))?;
+        self.storage.log_dir.write_clean_shutdown(epoch).map_err(|error| RunError::NotInOrder(error.to_string()))?;
+        tracing::info!(ms = begin.elapsed().as_millis(), "stopped in order");
+        Ok(())
     }
 
     /// Ends the Raft thread and every connection to peers.
