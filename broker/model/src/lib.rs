@@ -7,6 +7,7 @@
 pub mod batch;
 mod error_code;
 mod ids;
+pub mod mutant;
 
 pub use error_code::ErrorCode;
 pub use ids::{

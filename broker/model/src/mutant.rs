@@ -1,0 +1,257 @@
+//! Deliberate defects: each a named switch, each a bug that a system of this kind once had or could have.
+//!
+//! The simulator proves that it would notice: it turns one of them on and must fail within a budget of seeds. Production
+//! code reads `if mutant!(SkipVoteSync) { … }`, one line per site. Without the feature `mutants` [`active`] is the
+//! constant `false` and nothing of a site is left in the binary; only the simulator's own feature of the same name
+//! turns it on. The selection belongs to a thread, so that clusters of several threads do not disturb each other.
+
+#[cfg(feature = "mutants")]
+use std::cell::Cell;
+
+/// Whether this build can be made to misbehave at all.
+pub const COMPILED_IN: bool = cfg!(feature = "mutants");
+
+macro_rules! mutants {
+    ($( #[doc = $defect:literal] $name:ident $kebab:literal caught by [$($invariant:literal),+]; )+) => {
+        /// A deliberate defect.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[allow(missing_docs)]
+        pub enum Mutant {
+            $( #[doc = $defect] $name, )+
+        }
+
+        impl Mutant {
+            /// All of them, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// Its name on a command line.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $kebab),+ }
+            }
+
+            /// What is wrong, in one sentence.
+            #[must_use]
+            pub const fn defect(self) -> &'static str {
+                match self { $(Self::$name => $defect.trim_ascii()),+ }
+            }
+
+            /// The invariants of the reliability document that it breaks, the likeliest first.
+            #[must_use]
+            pub const fn invariants(self) -> &'static [u8] {
+                match self { $(Self::$name => &[$($invariant),+]),+ }
+            }
+        }
+    };
+}
+
+mutants! {
+    // The metadata quorum.
+    /// A Raft batch that changes only term or vote is written and not synced.
+    SkipVoteSync "skip-vote-sync" caught by [2, 1];
+    /// Raft entries are written and not synced before they are promised.
+    SkipRaftSync "skip-raft-sync" caught by [1, 2, 10];
+    /// Messages that promise something leave before the batch is written.
+    SendBeforePersist "send-before-persist" caught by [2, 1];
+    /// Term and vote of the log are not taken over at restart.
+    ForgetVote "forget-vote" caught by [2];
+    /// A vote is granted again within a term after it was given to another.
+    VoteTwice "vote-twice" caught by [2];
+    /// A damaged record of the Raft log ends it, wherever it is, and what follows is thrown away.
+    TrustShortRaftLog "trust-short-raft-log" caught by [1, 10];
+    /// A change of members takes effect and is not written down.
+    ForgetMembers "forget-members" caught by [2, 13];
+    /// A leader answers linearizable reads without asking a majority.
+    StaleRead "stale-read" caught by [4, 10];
+    /// A state image is installed and what it covers is applied all the same.
+    ImageIgnoresIndex "image-ignores-index" caught by [10];
+
+    // The metadata state.
+    /// A proposal that was retried is applied each time it is committed.
+    ApplyTwice "apply-twice" caught by [10];
+    /// A snapshot forgets which proposals were applied.
+    SnapshotForgetsProposals "snapshot-forgets-proposals" caught by [10];
+    /// The leader epoch stays the same when another leader is elected.
+    ReuseLeaderEpoch "reuse-leader-epoch" caught by [2, 3];
+    /// A fenced broker can be elected.
+    ElectFenced "elect-fenced" caught by [13, 8];
+    /// Without an eligible replica any replica that is alive is elected.
+    ElectUnclean "elect-unclean" caught by [1, 8];
+    /// A broker that restarted uncleanly keeps its place among the in-sync and eligible replicas.
+    TrustUncleanRestart "trust-unclean-restart" caught by [8, 1];
+    /// An AlterPartition may name an earlier registration of a replica.
+    StaleBrokerEpoch "stale-broker-epoch" caught by [8, 1];
+    /// An AlterPartition of an older partition epoch is accepted.
+    IgnorePartitionEpoch "ignore-partition-epoch" caught by [8, 1];
+    /// A broker that is silent is never fenced.
+    FenceNobody "fence-nobody" caught by [13];
+    /// Epochs of registrations are given twice.
+    ReuseBrokerEpoch "reuse-broker-epoch" caught by [8, 1];
+
+    // The partition replica.
+    /// A produce with acks=all is acknowledged as soon as the leader has it.
+    AckBeforeIsr "ack-before-isr" caught by [1];
+    /// The high watermark is the leader's log end.
+    WatermarkFromLogEnd "watermark-from-log-end" caught by [4, 1, 3];
+    /// The high watermark follows the fastest follower.
+    WatermarkOfFastest "watermark-of-fastest" caught by [1, 4];
+    /// The leader counts with a smaller in-sync set before the controller committed it.
+    ShrinkBeforeCommit "shrink-before-commit" caught by [1, 8];
+    /// A follower joins the in-sync set by the high watermark alone, before the start of the leader's epoch.
+    ExpandTooEarly "expand-too-early" caught by [1, 8];
+    /// The high watermark moves and appends are admitted with too few replicas in sync.
+    IgnoreMinIsr "ignore-min-isr" caught by [1];
+    /// A fetch with another leader epoch is served.
+    NoEpochFencing "no-epoch-fencing" caught by [3, 1];
+    /// A fetch of an earlier registration of a follower moves the watermark and the in-sync set.
+    StaleFollowerCounts "stale-follower-counts" caught by [1, 8];
+    /// The leader does not compare epochs with a follower.
+    NoDivergenceCheck "no-divergence-check" caught by [3, 1];
+    /// A new follower cuts its log at the high watermark, as before KIP-101.
+    TruncateToWatermark "truncate-to-watermark" caught by [1, 3];
+    /// A follower acts on the answer to an earlier request.
+    StaleAnswer "stale-answer" caught by [3, 5];
+    /// A follower whose log is longer than the leader's keeps it.
+    KeepLongerLog "keep-longer-log" caught by [3];
+    /// The high watermark is taken from an answer before the records are there.
+    WatermarkBeforeRecords "watermark-before-records" caught by [5, 4];
+
+    // The partition log.
+    /// Names are not made durable.
+    SkipDirSync "skip-dir-sync" caught by [11, 1];
+    /// A flush tells success without a sync.
+    SkipLogSync "skip-log-sync" caught by [1];
+    /// A failed sync is tried again, and success believed.
+    RetryFailedSync "retry-failed-sync" caught by [1];
+    /// Recovery believes the recovery point and scans nothing.
+    TrustRecoveryPoint "trust-recovery-point" caught by [11, 3];
+    /// Recovery takes a batch with a wrong checksum.
+    SkipRecoveryCrc "skip-recovery-crc" caught by [3, 11];
+    /// Recovery drops what is known about producers.
+    ForgetProducers "forget-producers" caught by [6];
+    /// A gap in the sequence of a producer is accepted.
+    AcceptSequenceGap "accept-sequence-gap" caught by [6];
+    /// A repeated batch of a producer is appended again.
+    AppendDuplicate "append-duplicate" caught by [6];
+    /// A follower keeps no account of the producers in what it appends.
+    FollowerForgetsProducers "follower-forgets-producers" caught by [6];
+    /// A truncation leaves the leader epochs behind its end in the cache.
+    KeepEpochsOnTruncate "keep-epochs-on-truncate" caught by [3];
+    /// A truncation leaves the producers as they were.
+    KeepProducersOnTruncate "keep-producers-on-truncate" caught by [6];
+    /// A restored high watermark may lie behind the log end.
+    UnclampedWatermark "unclamped-watermark" caught by [5];
+
+    // Groups.
+    /// A committed offset is answered before its record is replicated.
+    CommitBeforeReplicated "commit-before-replicated" caught by [9];
+    /// An offset commit of an earlier generation is accepted.
+    StaleGeneration "stale-generation" caught by [9];
+    /// A new coordinator does not read the offsets of its partition.
+    ForgetOffsets "forget-offsets" caught by [9];
+}
+
+impl Mutant {
+    /// The mutant of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
+    }
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static SELECTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    static REACHED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Turns one mutant on for this thread, or all off, and counts its sites anew. Answers whether that is now in force:
+/// `false` only for a mutant in a build without them.
+#[must_use]
+pub fn select(mutant: Option<Mutant>) -> bool {
+    #[cfg(feature = "mutants")]
+    {
+        SELECTED.set(mutant);
+        REACHED.set(0);
+    }
+    COMPILED_IN || mutant.is_none()
+}
+
+/// The mutant that is on for this thread.
+#[must_use]
+pub fn selected() -> Option<Mutant> {
+    #[cfg(feature = "mutants")]
+    return SELECTED.get();
+    #[cfg(not(feature = "mutants"))]
+    None
+}
+
+/// How often this thread came by the selected mutant since it was selected. A mutant that survived without being
+/// reached says something about the workload, not about the oracle.
+#[must_use]
+pub fn reached() -> u64 {
+    #[cfg(feature = "mutants")]
+    return REACHED.get();
+    #[cfg(not(feature = "mutants"))]
+    0
+}
+
+/// Whether a mutant is on; asked by [`mutant!`](crate::mutant!).
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn active(mutant: Mutant) -> bool {
+    let on = SELECTED.get() == Some(mutant);
+    if on {
+        REACHED.set(REACHED.get() + 1);
+    }
+    on
+}
+
+/// Never: this build has no mutants.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+#[inline(always)]
+pub const fn active(_mutant: Mutant) -> bool {
+    false
+}
+
+/// Whether the named mutant is on: `if mutant!(SkipVoteSync) { … }`.
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutant::active($crate::mutant::Mutant::$name)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COMPILED_IN, Mutant, active, reached, select, selected};
+
+    #[test]
+    fn every_mutant_is_found_by_its_name_and_no_two_share_one() {
+        for (at, mutant) in Mutant::ALL.iter().enumerate() {
+            assert_eq!(Mutant::from_name(mutant.name()), Some(*mutant));
+            assert!(!Mutant::ALL[..at].iter().any(|other| other.name() == mutant.name()), "{}", mutant.name());
+            let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(mutant.name().chars().all(kebab), "{}", mutant.name());
+            assert!(mutant.invariants().iter().all(|number| (1..=14).contains(number)));
+        }
+        assert_eq!(Mutant::from_name("no-such-mutant"), None);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // It is about threads.
+    fn only_a_build_with_mutants_misbehaves_and_only_in_the_thread_that_asked() {
+        let mutant = Mutant::ALL[0];
+        assert!(!active(mutant), "nothing is on by itself");
+        assert_eq!(select(Some(mutant)), COMPILED_IN);
+        assert_eq!(active(mutant), COMPILED_IN);
+        assert!(!active(Mutant::ALL[1]));
+        assert_eq!(reached(), u64::from(COMPILED_IN));
+        let elsewhere = std::thread::spawn(move || (active(mutant), selected())).join();
+        assert_eq!(elsewhere.ok(), Some((false, None)));
+        assert!(select(None));
+        assert!(!active(mutant));
+        assert!(!crate::mutant!(SkipVoteSync));
+    }
+}
