@@ -1,0 +1,1 @@
+//! Quorums in memory.
