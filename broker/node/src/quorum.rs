@@ -32,7 +32,8 @@ use chronik_log::disk::Disk;
 use chronik_model::{IncarnationId, NodeId, RaftIndex, Term};
 use parking_lot::RwLock;
 
-pub use host::{Host, Input, Leadership, Now, ProposeAnswer};
+pub use crate::Now;
+pub use host::{Host, Input, Leadership, ProposeAnswer};
 
 /// Most proposals that wait, and most reads.
 const MAX_WAITING: usize = 65_536;
@@ -86,6 +87,7 @@ pub struct Quorum<D: Disk + Clone, H: Host> {
     gone: BTreeSet<NodeId>,
     /// When the last turn looked at the sessions.
     awake_ms: u64,
+    commands_applied: u64,
     failure: Option<StorageFailed>,
 }
 
@@ -113,6 +115,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
             leading: None,
             gone: BTreeSet::new(),
             awake_ms: now.mono_ms,
+            commands_applied: 0,
             failure: None,
         };
         quorum.learn_addresses(host);
@@ -141,6 +144,12 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
     #[must_use]
     pub fn applied(&self) -> RaftIndex {
         self.applied
+    }
+
+    /// Commands applied since the start.
+    #[must_use]
+    pub fn commands_applied(&self) -> u64 {
+        self.commands_applied
     }
 
     /// Whether this broker decides now which brokers are alive.

@@ -59,6 +59,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
         let result = match entry.payload {
             Payload::Command(bytes) => {
                 let applied = self.state.write().apply(index, &bytes);
+                self.commands_applied += 1;
                 tracing::debug!(%index, %term, result = ?applied.result, changes = applied.changes.len(), "applied");
                 for change in &applied.changes {
                     if let Change::Broker { node } = change {

@@ -10,15 +10,6 @@ use chronik_consensus::{Membership, MembershipChange, MembershipError, Role, Sto
 use chronik_core::controller::{Change, CommandResult, Endpoint, Heartbeat, HeartbeatReply};
 use chronik_model::{NodeId, RaftIndex};
 
-/// The moment at which something is done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Now {
-    /// Milliseconds of a clock that never goes back.
-    pub mono_ms: u64,
-    /// Milliseconds since 1970, as people see them; stamped on commands, never compared.
-    pub wall_ms: i64,
-}
-
 /// Who leads, as this broker knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leadership {

@@ -1,0 +1,165 @@
+//! Directories of partitions: opening the right log for a topic id, and removing what a committed deletion named.
+//!
+//! Each partition directory holds `partition.metadata` with the id of its topic, written before the first record. A
+//! directory of another topic id is moved aside, never used and never deleted on a mere absence: only a committed
+//! deletion of exactly that topic id removes records.
+//!
+//! The owner of the partitions reads the [`Checkpoints`] once, before it opens the first log, and writes them from time
+//! to time and after the logs are settled at the end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use chronik_log::{
+    CheckpointKind, LogConfig, LogDir, LogError, OpenOptions, PartitionLog, partition_dir, read_checkpoint,
+    write_checkpoint,
+};
+use chronik_model::{Offset, TopicId, TopicPartition};
+
+use crate::partition::{HostedPartition, Ticket, Waiter};
+
+const METADATA_FILE: &str = "partition.metadata";
+
+/// The checkpoints of all partitions: as the last run left them, or as they are to be written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checkpoints {
+    high_watermark: BTreeMap<TopicPartition, Offset>,
+    recovery_point: BTreeMap<TopicPartition, Offset>,
+    log_start: BTreeMap<TopicPartition, Offset>,
+}
+
+impl Checkpoints {
+    /// Reads all three; one that cannot be read costs a longer recovery and is reported.
+    #[must_use]
+    pub fn read(log_dir: &LogDir) -> Self {
+        let read = |kind| {
+            read_checkpoint(log_dir, kind).unwrap_or_else(|error| {
+                tracing::warn!(%error, "checkpoint not used");
+                BTreeMap::new()
+            })
+        };
+        Self {
+            high_watermark: read(CheckpointKind::HighWatermark),
+            recovery_point: read(CheckpointKind::RecoveryPoint),
+            log_start: read(CheckpointKind::LogStart),
+        }
+    }
+
+    /// Takes down where a partition is now.
+    pub fn note<A: Ticket, F: Waiter>(&mut self, partition: &HostedPartition<A, F>) {
+        let tp = partition.tp();
+        self.high_watermark.insert(tp.clone(), partition.replica().high_watermark());
+        self.recovery_point.insert(tp.clone(), partition.log().recovery_point());
+        self.log_start.insert(tp.clone(), partition.log().log_start());
+    }
+
+    /// Writes those that differ from `last`, which are on disk.
+    ///
+    /// # Errors
+    /// The disk failed, and the directory is offline.
+    pub fn write(&self, last: &Self, log_dir: &LogDir) -> Result<(), LogError> {
+        let write = |kind, now: &BTreeMap<_, _>, last: &BTreeMap<_, _>| {
+            if now == last { Ok(()) } else { write_checkpoint(log_dir, kind, now) }
+        };
+        write(CheckpointKind::RecoveryPoint, &self.recovery_point, &last.recovery_point)?;
+        write(CheckpointKind::LogStart, &self.log_start, &last.log_start)?;
+        write(CheckpointKind::HighWatermark, &self.high_watermark, &last.high_watermark)
+    }
+
+    fn take(&mut self, tp: &TopicPartition, wall_ms: i64) -> (Offset, OpenOptions) {
+        let options = OpenOptions {
+            recovery_point: self.recovery_point.remove(tp).unwrap_or(Offset(0)),
+            log_start: self.log_start.remove(tp).unwrap_or(Offset(0)),
+            clean_shutdown: false,
+            now_ms: wall_ms,
+        };
+        (self.high_watermark.remove(tp).unwrap_or(Offset(0)), options)
+    }
+}
+
+/// Opens the log of a partition, or begins it, at `wall_ms`. Returns it with the high watermark of the checkpoint.
+///
+/// # Errors
+/// The disk does not read or write; damage is cut away by recovery instead.
+pub fn open(
+    log_dir: &Arc<LogDir>,
+    tp: &TopicPartition,
+    topic_id: TopicId,
+    config: LogConfig,
+    clean_shutdown: bool,
+    checkpoints: &mut Checkpoints,
+    wall_ms: i64,
+) -> Result<(PartitionLog, Offset), LogError> {
+    let dir = partition_dir(tp);
+    let disk = log_dir.disk();
+    let fail = |error| log_dir.fail("prepare", &dir, error);
+    let exists = disk.exists(&dir).map_err(fail)?;
+    let (high_watermark, mut options) = checkpoints.take(tp, wall_ms);
+    let found = if exists { stored_id(log_dir, &dir).map_err(fail)? } else { None };
+    let ours = found == Some(topic_id);
+    if exists && !ours {
+        set_aside(log_dir, &dir, found).map_err(fail)?;
+    }
+    if !ours {
+        // Checkpoints of the name belong to the log that was set aside or is gone.
+        options = OpenOptions { recovery_point: Offset(0), log_start: Offset(0), ..options };
+        disk.create_dir(&dir).map_err(fail)?;
+        let text = format!("version: 0\ntopic_id: {topic_id}\n");
+        disk.write_atomic(&format!("{dir}/{METADATA_FILE}"), text.as_bytes()).map_err(fail)?;
+    }
+    options.clean_shutdown = clean_shutdown && ours;
+    let (log, report) = PartitionLog::open(log_dir, &dir, config, options)?;
+    if report.cut.is_some() || report.scanned_bytes > 0 {
+        tracing::info!(
+            partition = %tp, scanned = report.scanned_bytes, cut = report.cut_bytes, end = %log.log_end(), "log recovered"
+        );
+    }
+    let high_watermark = if ours { log.clamp_high_watermark(high_watermark) } else { log.log_start() };
+    Ok((log, high_watermark))
+}
+
+fn stored_id(log_dir: &LogDir, dir: &str) -> io::Result<Option<TopicId>> {
+    let bytes = match log_dir.disk().read(&format!("{dir}/{METADATA_FILE}")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.lines().find_map(|line| line.strip_prefix("topic_id: ")?.trim().parse().ok()))
+}
+
+fn set_aside(log_dir: &LogDir, dir: &str, found: Option<TopicId>) -> io::Result<()> {
+    let owner = found.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
+    // A dot after the index keeps it from being taken for a partition.
+    let aside = format!("{dir}.{owner}.stray");
+    tracing::warn!(dir, %aside, "directory of another topic of this name is moved aside");
+    let disk = log_dir.disk();
+    if disk.exists(&aside)? {
+        disk.remove_dir(&aside)?;
+    }
+    disk.rename(dir, &aside)?;
+    disk.sync_dir(chronik_log::disk::parent(dir))
+}
+
+/// Removes the log of a partition whose deletion is committed, if what lies there belongs to that topic.
+///
+/// # Errors
+/// The disk failed, and the directory is offline.
+pub fn remove(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Result<(), LogError> {
+    let dir = partition_dir(tp);
+    let disk = log_dir.disk();
+    let act = || -> io::Result<()> {
+        if !disk.exists(&dir)? || stored_id(log_dir, &dir)? != Some(topic_id) {
+            return Ok(());
+        }
+        let doomed = format!("{dir}.deleted");
+        if disk.exists(&doomed)? {
+            disk.remove_dir(&doomed)?;
+        }
+        disk.rename(&dir, &doomed)?;
+        disk.sync_dir(chronik_log::disk::parent(&dir))?;
+        disk.remove_dir(&doomed)
+    };
+    act().map_err(|error| log_dir.fail("delete", &dir, error))
+}
