@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chronik_consensus::mirror::RaftMessage;
 use chronik_consensus::{Membership, MembershipChange, MembershipError, TransferError};
-use chronik_core::controller::{CommandResult, Heartbeat, HeartbeatReply};
+use chronik_core::controller::{Heartbeat, HeartbeatReply};
 use chronik_model::{NodeId, RaftIndex};
+pub use chronik_node::quorum::ProposeAnswer;
 use tokio::sync::oneshot;
 
 use super::Shared;
@@ -24,23 +25,6 @@ const LIMIT: usize = 16_384;
 const RESERVE: usize = 4_096;
 /// Bytes of messages after which more are dropped; one message more than that may wait.
 const LIMIT_BYTES: usize = 256 << 20;
-
-/// What became of a proposal.
-#[derive(Debug)]
-pub enum ProposeAnswer {
-    /// Applied at this index with this result.
-    Applied(RaftIndex, CommandResult),
-    /// This replica does not lead.
-    NotLeader(Option<NodeId>),
-    /// Not appended, or certainly not committed: may be proposed again.
-    Dropped,
-    /// May or may not be committed later; proposing again with the same id finds out.
-    Unknown,
-    /// Will never be accepted.
-    Refused(String),
-    /// The replica has stopped.
-    Stopped,
-}
 
 /// Everything that reaches the Raft thread.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 //! On success the local state has applied it too, so the caller reads its own write.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,7 +76,7 @@ impl Meta {
         let id = ProposalId {
             origin: self.shared.node,
             incarnation: self.shared.incarnation,
-            sequence: self.shared.counters.proposals.fetch_add(1, Ordering::Relaxed) + 1,
+            sequence: self.shared.next_proposal(),
         };
         let envelope = Bytes::from(Envelope::new(id, wall_ms(), command).encode());
         let deadline = Instant::now() + timeout;

@@ -1,7 +1,7 @@
 //! Drives the metadata quorum: the Raft thread, everything that proposes to it, and this broker's own life in the cluster.
 //!
-//! [`raft_thread`] owns the replica and applies what is committed to [`Shared::state`]. [`inbox`] is the only way to
-//! it; the transport fills it too. [`meta_client`] proposes and waits, here or at the leader. [`control`] answers the
+//! [`raft_thread`] drives `chronik_node`'s quorum, which owns the replica and applies what is committed to
+//! [`Shared::state`]. [`inbox`] is the only way to it; the transport fills it too. [`meta_client`] proposes and waits, here or at the leader. [`control`] answers the
 //! questions of other brokers. [`heartbeat`] registers this broker, keeps its session and lets it go in order; [`join`]
 //! makes a broker that founded nothing a member.
 //!
@@ -12,6 +12,7 @@ pub mod changes;
 pub mod clock;
 pub mod control;
 pub mod heartbeat;
+mod host;
 pub mod inbox;
 pub mod join;
 pub mod meta_client;
@@ -27,21 +28,11 @@ use arc_swap::ArcSwapOption;
 use chronik_consensus::{NodeStatus, Role};
 use chronik_core::controller::MetadataState;
 use chronik_model::{BrokerEpoch, ClusterId, IncarnationId, NodeId, RaftIndex};
+pub use chronik_node::quorum::Leadership;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use changes::ChangeFeed;
-
-/// Who leads, as this broker knows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Leadership {
-    /// The leader; itself when leading.
-    pub leader: Option<NodeId>,
-    /// Current term.
-    pub term: u64,
-    /// What this broker is.
-    pub role: Role,
-}
 
 /// What the Raft thread shares with everybody else. Written by the Raft thread alone, but for what is marked.
 #[derive(Debug)]
@@ -53,7 +44,7 @@ pub struct Shared {
     /// Voters this broker was founded with; empty for a joiner.
     pub bootstrap_voters: Vec<NodeId>,
     /// The committed metadata.
-    pub state: RwLock<MetadataState>,
+    pub state: Arc<RwLock<MetadataState>>,
     /// Last applied index; changes after the state did.
     pub applied: watch::Sender<RaftIndex>,
     /// Who leads.
@@ -109,7 +100,7 @@ impl Shared {
             node,
             incarnation,
             bootstrap_voters,
-            state: RwLock::new(MetadataState::new()),
+            state: Arc::new(RwLock::new(MetadataState::new())),
             applied: watch::Sender::new(RaftIndex(0)),
             leadership: watch::Sender::new(Leadership { leader: None, term: 0, role: Role::Follower }),
             status: ArcSwapOption::empty(),
@@ -151,6 +142,11 @@ impl Shared {
 
     pub(crate) fn set_broker_epoch(&self, epoch: BrokerEpoch) {
         self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// A number for a proposal of this run.
+    pub(crate) fn next_proposal(&self) -> u64 {
+        self.counters.proposals.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A peer refused us because of another process with our node id.

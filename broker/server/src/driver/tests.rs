@@ -343,39 +343,3 @@ async fn a_leader_that_stood_still_fences_nobody_whose_heartbeats_it_could_not_r
     let applied = *first.meta.shared().applied.borrow();
     assert_eq!(applied.0, before.0 + 1, "nobody was fenced and let in again");
 }
-
-#[tokio::test]
-async fn a_snapshot_that_cannot_be_read_ends_the_thread_instead_of_mixing_two_states() {
-    let shared = Shared::new(NodeId(1), Uuid([1; 16]), Vec::new());
-    let (inbox, inputs) = Inbox::new(Arc::clone(&shared));
-    let parts = Parts {
-        identity: Identity {
-            node: NodeId(1),
-            incarnation: Uuid([1; 16]),
-            address: "127.0.0.1:1".into(),
-            kafka_address: "127.0.0.1:2".into(),
-        },
-        cluster_id: None,
-        config: TransportConfig {
-            queue_messages: 16,
-            max_frame_bytes: 8 << 20,
-            snapshot_chunk_bytes: 64 << 10,
-            max_snapshot_bytes: 64 << 20,
-            connect_timeout: Duration::from_secs(2),
-            keepalive: Duration::from_secs(2),
-            backoff: (Duration::from_millis(50), Duration::from_millis(300)),
-        },
-        directory: Arc::new(PeerDirectory::default()),
-        resolver: Resolver::new(Some(([127, 0, 0, 1], 9).into()), Duration::from_millis(100)).unwrap(),
-        discovery: None,
-    };
-    let transport = Transport::new(parts, Arc::new(inbox));
-    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
-    let (replica, _) = Replica::open(Config::new(NodeId(1)), disk, "raft", &Start::Join, 0).unwrap();
-    let liveness = Liveness::new(LivenessConfig::default());
-    let mut thread = RaftThread::new(replica, Arc::clone(&shared), transport, inputs, liveness);
-    let nonsense = bytes::Bytes::from_static(b"of a version to come");
-    let failed = thread.install(chronik_model::RaftIndex(9), &nonsense).unwrap_err();
-    assert!(failed.to_string().contains("snapshot at 9"), "{failed}");
-    assert_eq!(shared.applied.borrow().0, 0);
-}
