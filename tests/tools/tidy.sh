@@ -21,7 +21,8 @@ layer wire "chronik-model"
 layer log "chronik-model"
 layer consensus "chronik-model chronik-log"
 layer core "chronik-model"
-for crate in model wire log consensus core; do
+layer node "chronik-model chronik-wire chronik-log chronik-consensus chronik-core"
+for crate in model wire log consensus core node; do
     grep -qE '^(tokio|hickory|tonic|rand)' "broker/$crate/Cargo.toml" && complain "broker/$crate must stay free of tokio, tonic and rand"
 done
 git grep -nE '^(use|pub use) raft(::|;)' -- broker ':!broker/consensus' && complain "only broker/consensus names raft"

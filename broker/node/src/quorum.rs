@@ -270,7 +270,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
         }
     }
 
-    /// Does everything that is due, until there is nothing more to do without time passing or another input.
+    /// Does what is due. What it proposes at its end is made durable by the next turn, which is then due at once.
     ///
     /// # Errors
     /// When the storage failed, or a snapshot cannot be read. That is final: everybody who waited was answered, and every
