@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use mem::{Fault, MemDisk, Operation};
+pub use mem::{Cost, Fault, MemDisk, Operation};
 pub use real::RealDisk;
 pub use rng::SplitMix64;
 

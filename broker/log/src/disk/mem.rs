@@ -1,211 +1,33 @@
 //! The hostile twin of a disk, for tests and simulation.
 //!
-//! It keeps apart what was written and what is durable. [`MemDisk::crash`] throws away an arbitrary, seeded part of
-//! what was not synced: whole blocks, parts of blocks, creations, renames, removals, truncations. [`Fault`]s make
-//! single operations fail or lie. Handles opened before a crash are dead after it, as a process's would be.
+//! It keeps apart what was written and what is durable. A process that is killed ([`MemDisk::kill`]) loses nothing; a
+//! power loss ([`MemDisk::crash`]) throws away an arbitrary, seeded part of what was not synced: whole blocks, parts of
+//! blocks, creations, renames, removals, truncations. [`Fault`]s make operations fail, lie or miss their place, and
+//! [`MemDisk::flip_bit`], [`MemDisk::lose_end`] and [`MemDisk::wipe`] damage what is durable. Handles opened before a
+//! kill or power loss are dead after it, as a process's would be.
+//!
+//! Nothing here is random by itself and nothing takes time: seeds and damage come from the owner, who may turn the work
+//! done ([`MemDisk::take_cost`]) into time of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod faults;
+mod inode;
+mod names;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, FileRef, LockError, SplitMix64, parent};
-
-/// Unit in which a crash keeps or loses bytes.
-const BLOCK: usize = 512;
-
-/// What a fault can be attached to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Operation {
-    /// An append.
-    Append,
-    /// A read of file bytes.
-    Read,
-    /// A sync of a file.
-    Sync,
-    /// A sync of a directory.
-    SyncDir,
-    /// A creation, rename or removal.
-    Namespace,
-    /// A truncation.
-    Truncate,
-}
-
-/// Something that goes wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    /// The n-th such operation from now (1 is the next) fails with an I/O error. A failing sync marks the pages clean:
-    /// the bytes stay readable, a later sync succeeds, a crash loses them.
-    Fail(Operation, u64),
-    /// Only so many more bytes can be written; the append that exceeds them is torn.
-    SpaceLeft(u64),
-    /// Every sync answers success and does nothing.
-    LyingSync,
-}
-
-type InodeId = u64;
-
-#[derive(Debug, Default, Clone)]
-struct Inode {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    /// Written since the last sync; what differs outside these ranges was lost by a failed sync.
-    dirty: Vec<Range<usize>>,
-    /// Smallest length the file was cut to since the last sync.
-    cut_to: Option<usize>,
-}
-
-impl Inode {
-    fn sync(&mut self) {
-        if let Some(cut) = self.cut_to.take() {
-            self.durable.truncate(cut);
-        }
-        for range in std::mem::take(&mut self.dirty) {
-            let end = range.end.min(self.current.len());
-            if range.start >= end {
-                continue;
-            }
-            if self.durable.len() < end {
-                self.durable.resize(end, 0);
-            }
-            self.durable[range.start..end].copy_from_slice(&self.current[range.start..end]);
-        }
-    }
-
-    fn forget_clean(&mut self, from: usize) {
-        let cut = self.cut_to.unwrap_or(usize::MAX);
-        for at in from..self.current.len() {
-            if !self.dirty.iter().any(|range| range.contains(&at)) {
-                self.current[at] = self.durable.get(at).copied().filter(|_| at < cut).unwrap_or(0);
-            }
-        }
-    }
-
-    fn crash(&mut self, rng: &mut SplitMix64, keep_percent: u64) {
-        let mut survived = std::mem::take(&mut self.durable);
-        if let Some(cut) = self.cut_to.take()
-            && rng.chance(keep_percent)
-        {
-            survived.truncate(cut);
-        }
-        for range in std::mem::take(&mut self.dirty) {
-            let mut at = range.start;
-            let end = range.end.min(self.current.len());
-            while at < end {
-                let next = (at / BLOCK * BLOCK + BLOCK).min(end);
-                let kept = match rng.below(100) {
-                    draw if draw < keep_percent => next,
-                    draw if draw % 10 == 9 => at + rng.below((next - at) as u64) as usize,
-                    _ => at,
-                };
-                if kept > at {
-                    if survived.len() < kept {
-                        survived.resize(kept, 0);
-                    }
-                    survived[at..kept].copy_from_slice(&self.current[at..kept]);
-                }
-                at = next;
-            }
-        }
-        self.current.clone_from(&survived);
-        self.durable = survived;
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Node {
-    File(InodeId),
-    Dir,
-}
-
-type Names = BTreeMap<String, Node>;
-
-/// A change of names that is not durable yet; renames are atomic.
-#[derive(Debug, Clone)]
-struct NameChange {
-    remove: Option<String>,
-    insert: Option<(String, Node)>,
-    /// What moves along below a renamed directory: old name, new name.
-    along: Vec<(String, String, Node)>,
-}
-
-impl NameChange {
-    fn insert(path: &str, node: Node) -> Self {
-        Self { remove: None, insert: Some((path.to_owned(), node)), along: Vec::new() }
-    }
-
-    fn remove(path: &str) -> Self {
-        Self { remove: Some(path.to_owned()), insert: None, along: Vec::new() }
-    }
-
-    fn apply(&self, names: &mut Names) {
-        if let Some(path) = &self.remove {
-            names.remove(path);
-        }
-        if let Some((path, node)) = &self.insert {
-            names.insert(path.clone(), *node);
-        }
-        for (from, to, node) in &self.along {
-            names.remove(from);
-            names.insert(to.clone(), *node);
-        }
-    }
-
-    fn touches(&self, dir: &str) -> bool {
-        let here = |path: &str| parent(path) == dir;
-        self.remove.as_deref().is_some_and(here) || self.insert.as_ref().is_some_and(|(path, _)| here(path))
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    inodes: BTreeMap<InodeId, Inode>,
-    next_inode: InodeId,
-    names: Names,
-    durable_names: Names,
-    name_changes: Vec<NameChange>,
-    locks: BTreeSet<String>,
-    generation: u64,
-    failures: Vec<(Operation, u64)>,
-    space_left: Option<u64>,
-    lying_sync: bool,
-    syncs: u64,
-}
-
-impl State {
-    fn charge(&mut self, operation: Operation) -> io::Result<()> {
-        let mut failed = false;
-        self.failures.retain_mut(|(on, left)| {
-            if *on == operation {
-                *left = left.saturating_sub(1);
-                failed |= *left == 0;
-            }
-            *left > 0
-        });
-        if failed { Err(io::Error::other(format!("injected I/O error on {operation:?}"))) } else { Ok(()) }
-    }
-
-    fn change(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
-        self.name_changes.push(change);
-    }
-
-    fn require_dir(&self, path: &str) -> io::Result<()> {
-        if path.is_empty() || self.names.get(path) == Some(&Node::Dir) { Ok(()) } else { Err(not_found(path)) }
-    }
-
-    fn below(&self, dir: &str) -> Vec<(String, Node)> {
-        let prefix = format!("{dir}/");
-        self.names.iter().filter(|(path, _)| path.starts_with(&prefix)).map(|(p, n)| (p.clone(), *n)).collect()
-    }
-}
-
-fn not_found(path: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{path} does not exist"))
-}
+use faults::Faults;
+pub use faults::{Cost, Fault, Operation};
+use inode::Inode;
+use names::{InodeId, Node};
+use state::{State, not_found};
 
 /// An in-memory disk; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -222,64 +44,44 @@ impl MemDisk {
 
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
-        let mut state = self.state.lock();
-        match fault {
-            Fault::Fail(operation, nth) => state.failures.push((operation, nth.max(1))),
-            Fault::SpaceLeft(bytes) => state.space_left = Some(bytes),
-            Fault::LyingSync => state.lying_sync = true,
-        }
+        self.state.lock().faults.add(fault);
     }
 
     /// Takes all faults away; what they did stays done.
     pub fn heal(&self) {
-        let mut state = self.state.lock();
-        state.failures.clear();
-        state.space_left = None;
-        state.lying_sync = false;
+        self.state.lock().faults = Faults::default();
+    }
+
+    /// How many bytes all files together may have. Beyond that an append is torn and answers that space is out; what
+    /// is removed makes room again.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state.lock().capacity = bytes;
     }
 
     /// Power loss: of everything not synced, `seed` decides what survives. Faults and locks are gone afterwards and
     /// open handles are dead.
     pub fn crash(&self, seed: u64) {
-        let mut rng = SplitMix64::new(seed);
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        // Swarm style: some crashes lose everything, some nothing, most a part.
-        let keep_percent = [0, 100, 10, 50, 90][rng.below(5) as usize];
-        let mut names = std::mem::take(&mut state.durable_names);
-        for change in std::mem::take(&mut state.name_changes) {
-            if rng.chance(keep_percent) {
-                change.apply(&mut names);
-            }
-        }
-        let dirs: BTreeSet<String> = names.iter().filter(|(_, n)| **n == Node::Dir).map(|(p, _)| p.clone()).collect();
-        names.retain(|path, _| {
-            let mut dir = parent(path);
-            while !dir.is_empty() && dirs.contains(dir) {
-                dir = parent(dir);
-            }
-            dir.is_empty()
-        });
-        for inode in state.inodes.values_mut() {
-            inode.crash(&mut rng, keep_percent);
-        }
-        let alive: BTreeSet<InodeId> =
-            names.values().filter_map(|node| if let Node::File(id) = node { Some(*id) } else { None }).collect();
-        state.inodes.retain(|id, _| alive.contains(id));
-        state.durable_names.clone_from(&names);
-        state.names = names;
-        state.locks.clear();
-        state.generation += 1;
-        state.failures.clear();
-        state.space_left = None;
-        state.lying_sync = false;
+        self.state.lock().lose_power(&mut SplitMix64::new(seed));
     }
 
-    /// The process dies but the machine lives: nothing written is lost; locks and handles are gone.
+    /// The process dies but the machine lives: nothing written is lost; locks and handles are gone. Faults stay.
     pub fn kill(&self) {
+        self.state.lock().end_process();
+    }
+
+    /// The disk is replaced by an empty one of the same size, without faults.
+    pub fn wipe(&self) {
         let mut state = self.state.lock();
-        state.locks.clear();
-        state.generation += 1;
+        state.wipe();
+    }
+
+    /// A disk of its own with the same content, durable or not, and the same faults; nobody has opened it. Bytes are
+    /// shared until one of the two changes them.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        let mut state = self.state.lock().clone();
+        state.end_process();
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Flips one bit of a file, in memory and on the platter.
@@ -287,16 +89,32 @@ impl MemDisk {
     /// # Errors
     /// No such file or byte.
     pub fn flip_bit(&self, path: &str, byte: u64, bit: u8) -> io::Result<()> {
+        let at = usize::try_from(byte).unwrap_or(usize::MAX);
+        let flipped = self.state.lock().file(path)?.flip_bit(at, bit);
+        if flipped { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Cuts a file off at `len`, in memory and on the platter, as if it had never been longer.
+    ///
+    /// # Errors
+    /// No such file.
+    pub fn lose_end(&self, path: &str, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut state = self.state.lock();
-        let Some(Node::File(id)) = state.names.get(path).copied() else { return Err(not_found(path)) };
-        let inode = state.inodes.get_mut(&id).ok_or_else(|| not_found(path))?;
-        let at = byte as usize;
-        let mask = 1 << (bit % 8);
-        *inode.current.get_mut(at).ok_or(io::ErrorKind::InvalidInput)? ^= mask;
-        if let Some(byte) = inode.durable.get_mut(at) {
-            *byte ^= mask;
-        }
+        state.file(path)?.lose_end(len);
+        state.recount();
         Ok(())
+    }
+
+    /// All files with their lengths, in order of their names.
+    #[must_use]
+    pub fn files(&self) -> Vec<(String, u64)> {
+        let state = self.state.lock();
+        let files = state.names.iter().filter_map(|(path, node)| match node {
+            Node::File(id) => Some((path.to_owned(), state.len_of(id))),
+            Node::Dir => None,
+        });
+        files.collect()
     }
 
     /// Number of syncs of files, directories and the whole disk so far.
@@ -305,8 +123,21 @@ impl MemDisk {
         self.state.lock().syncs
     }
 
-    fn handle(&self, id: InodeId, generation: u64) -> FileRef {
-        Arc::new(MemFile { state: Arc::clone(&self.state), id, generation })
+    /// Work done since this was asked last.
+    #[must_use]
+    pub fn take_cost(&self) -> Cost {
+        std::mem::take(&mut self.state.lock().cost)
+    }
+
+    /// Bytes of memory that the content takes, also that of removed files which a power loss could bring back.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.state.lock().memory()
+    }
+
+    fn handle(&self, state: &mut State, id: InodeId) -> io::Result<FileRef> {
+        state.inode(id)?.handles += 1;
+        Ok(Arc::new(MemFile { state: Arc::clone(&self.state), id, generation: state.generation }))
     }
 }
 
@@ -318,248 +149,215 @@ struct MemFile {
 }
 
 impl MemFile {
-    fn with<T>(&self, use_it: impl FnOnce(&mut State, &mut Inode) -> io::Result<T>) -> io::Result<T> {
+    fn with<T>(&self, use_it: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.state.lock();
         if state.generation != self.generation {
             return Err(io::Error::other("the handle is older than the last crash"));
         }
-        // Taken out and put back, so that counters of the disk and the inode can change together.
-        let mut inode = state.inodes.remove(&self.id).ok_or_else(|| io::Error::other("the file is gone"))?;
-        let result = use_it(&mut state, &mut inode);
-        state.inodes.insert(self.id, inode);
-        result
+        use_it(&mut state)
+    }
+}
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        if state.generation == self.generation {
+            state.close(self.id);
+        }
     }
 }
 
 impl DiskFile for MemFile {
     fn append(&self, parts: &[&[u8]]) -> io::Result<u64> {
-        self.with(|state, inode| {
-            state.charge(Operation::Append)?;
-            let start = inode.current.len();
+        self.with(|state| {
+            state.cost.appends += 1;
+            state.faults.charge(Operation::Append)?;
+            let stray = state.faults.stray();
             let total: usize = parts.iter().map(|part| part.len()).sum();
-            let room = state.space_left.map_or(total, |left| total.min(left as usize));
-            let mut rest = room;
-            for part in parts {
-                let taken = part.len().min(rest);
-                inode.current.extend_from_slice(&part[..taken]);
-                rest -= taken;
-            }
-            match inode.dirty.last_mut() {
-                Some(last) if last.end == start => last.end = start + room,
-                _ => inode.dirty.push(start..start + room),
-            }
-            if let Some(left) = &mut state.space_left {
+            let room = state.room(total);
+            let inode = state.inode(self.id)?;
+            let start = inode.len() as u64;
+            inode.append(parts, room, stray);
+            state.cost.written += room as u64;
+            state.used += room as u64;
+            if let Some(left) = &mut state.faults.space_left {
                 *left -= room as u64;
             }
-            if room < total { Err(io::ErrorKind::StorageFull.into()) } else { Ok(start as u64) }
+            if room < total { Err(io::ErrorKind::StorageFull.into()) } else { Ok(start) }
         })
     }
 
     fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        self.with(|state, inode| {
-            state.charge(Operation::Read)?;
-            let start = usize::try_from(position).unwrap_or(usize::MAX).min(inode.current.len());
-            let end = start.saturating_add(len).min(inode.current.len());
-            Ok(Bytes::copy_from_slice(&inode.current[start..end]))
+        self.with(|state| {
+            state.faults.charge(Operation::Read)?;
+            let bytes = Bytes::copy_from_slice(state.inode(self.id)?.bytes(position, len));
+            state.cost.reads += 1;
+            state.cost.read += bytes.len() as u64;
+            Ok(bytes)
         })
     }
 
     fn len(&self) -> u64 {
-        self.with(|_, inode| Ok(inode.current.len() as u64)).unwrap_or(0)
+        self.with(|state| Ok(state.inode(self.id)?.len() as u64)).unwrap_or(0)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.with(|state, inode| {
-            state.charge(Operation::Truncate)?;
-            let len = len as usize;
-            if len < inode.current.len() {
-                inode.current.truncate(len);
-                inode.cut_to = Some(inode.cut_to.map_or(len, |cut| cut.min(len)));
-                inode.dirty.retain(|range| range.start < len);
-                for range in &mut inode.dirty {
-                    range.end = range.end.min(len);
-                }
-            }
+        self.with(|state| {
+            state.charge_change(Operation::Truncate)?;
+            let inode = state.inode(self.id)?;
+            let before = inode.len();
+            inode.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+            let freed = before - inode.len();
+            state.used -= freed as u64;
             Ok(())
         })
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|state, inode| {
-            state.syncs += 1;
-            if let Err(error) = state.charge(Operation::Sync) {
-                inode.dirty.clear();
+        self.with(|state| {
+            state.count_sync();
+            if let Err(error) = state.faults.charge(Operation::Sync) {
+                state.inode(self.id)?.forget_dirty();
                 return Err(error);
             }
-            if !state.lying_sync {
-                inode.sync();
-            }
-            Ok(())
+            if state.faults.lying_sync { Ok(()) } else { state.sync_inode(self.id) }
         })
     }
 
     fn forget_clean_pages(&self, position: u64) -> io::Result<()> {
-        self.with(|_, inode| {
-            inode.forget_clean(position as usize);
+        self.with(|state| {
+            state.inode(self.id)?.forget_clean(usize::try_from(position).unwrap_or(usize::MAX));
             Ok(())
         })
     }
 
-    fn preallocate(&self, _len: u64) -> io::Result<()> {
-        Ok(())
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            let more = len.saturating_sub(state.inode(self.id)?.len() as u64);
+            let more = usize::try_from(more).unwrap_or(usize::MAX);
+            if state.room(more) < more { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        })
     }
 }
 
 impl Disk for MemDisk {
     fn create(&self, path: &str) -> io::Result<FileRef> {
-        let mut state = self.state.lock();
-        state.charge(Operation::Namespace)?;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.charge_change(Operation::Namespace)?;
         state.require_dir(parent(path))?;
-        if state.names.get(path) == Some(&Node::Dir) {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let generation = state.generation;
-        if let Some(Node::File(id)) = state.names.get(path).copied() {
-            if let Some(inode) = state.inodes.get_mut(&id) {
-                inode.current.clear();
-                inode.dirty.clear();
-                inode.cut_to = Some(0);
+        match state.names.get(path) {
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            Some(Node::File(id)) => {
+                let inode = state.inode(id)?;
+                let freed = inode.len() as u64;
+                inode.truncate(0);
+                state.used -= freed;
+                self.handle(state, id)
             }
-            return Ok(self.handle(id, generation));
+            None => {
+                let id = state.add_inode();
+                state.names.insert(path, Node::File(id));
+                self.handle(state, id)
+            }
         }
-        let id = state.next_inode;
-        state.next_inode += 1;
-        state.inodes.insert(id, Inode::default());
-        state.change(NameChange::insert(path, Node::File(id)));
-        Ok(self.handle(id, generation))
     }
 
     fn open(&self, path: &str) -> io::Result<FileRef> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         match state.names.get(path) {
-            Some(Node::File(id)) => Ok(self.handle(*id, state.generation)),
+            Some(Node::File(id)) => self.handle(&mut state, id),
             Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(not_found(path)),
         }
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
-        Ok(path.is_empty() || self.state.lock().names.contains_key(path))
+        Ok(path.is_empty() || self.state.lock().names.get(path).is_some())
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>> {
         let state = self.state.lock();
         state.require_dir(dir)?;
-        let children = state.names.iter().filter(|(path, _)| parent(path) == dir);
-        Ok(children
-            .map(|(path, node)| DirEntry {
-                name: path.rsplit('/').next().unwrap_or(path).to_owned(),
-                is_dir: *node == Node::Dir,
-            })
-            .collect())
+        let entry = |(name, node)| DirEntry { name, is_dir: node == Node::Dir };
+        Ok(state.names.children(dir).into_iter().map(entry).collect())
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.charge(Operation::Namespace)?;
+        state.charge_change(Operation::Namespace)?;
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         for end in ends.filter(|end| *end > 0) {
             match state.names.get(&path[..end]) {
                 Some(Node::Dir) => {}
                 Some(Node::File(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
-                None => state.change(NameChange::insert(&path[..end], Node::Dir)),
+                None => state.names.insert(&path[..end], Node::Dir),
             }
         }
         Ok(())
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        let mut state = self.state.lock();
         state.require_dir(dir)?;
-        state.syncs += 1;
-        state.charge(Operation::SyncDir)?;
-        if state.lying_sync {
-            return Ok(());
-        }
-        for change in std::mem::take(&mut state.name_changes) {
-            if change.touches(dir) {
-                change.apply(&mut state.durable_names);
-            } else {
-                state.name_changes.push(change);
-            }
+        state.count_sync();
+        state.faults.charge(Operation::SyncDir)?;
+        if !state.faults.lying_sync {
+            state.sync_names(dir);
         }
         Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.charge(Operation::Namespace)?;
+        state.charge_change(Operation::Namespace)?;
         state.require_dir(parent(to))?;
-        let node = *state.names.get(from).ok_or_else(|| not_found(from))?;
-        let mut along = Vec::new();
-        if node == Node::Dir {
-            if state.names.contains_key(to) {
+        let node = state.names.get(from).ok_or_else(|| not_found(from))?;
+        match (node, state.names.get(to)) {
+            _ if from == to => return Ok(()),
+            (Node::Dir, Some(_)) | (Node::File(_), Some(Node::Dir)) => {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            for (path, node) in state.below(from) {
-                let moved = format!("{to}{}", &path[from.len()..]);
-                along.push((path, moved, node));
-            }
+            (Node::File(_), Some(Node::File(replaced))) => state.unlink(replaced),
+            (_, None) => {}
         }
-        state.change(NameChange { remove: Some(from.to_owned()), insert: Some((to.to_owned(), node)), along });
+        state.names.rename(from, to, node);
         Ok(())
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.charge(Operation::Namespace)?;
-        match state.names.get(path) {
-            Some(Node::File(_)) => {
-                state.change(NameChange::remove(path));
-                Ok(())
-            }
-            _ => Err(not_found(path)),
-        }
+        state.charge_change(Operation::Namespace)?;
+        let Some(Node::File(id)) = state.names.get(path) else { return Err(not_found(path)) };
+        state.names.remove_file(path);
+        state.unlink(id);
+        Ok(())
     }
 
     fn remove_dir(&self, path: &str) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.charge(Operation::Namespace)?;
+        state.charge_change(Operation::Namespace)?;
         state.require_dir(path)?;
-        for (below, _) in state.below(path) {
-            state.change(NameChange::remove(&below));
+        for id in state.names.remove_dir(path) {
+            state.unlink(id);
         }
-        state.change(NameChange::remove(path));
         Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        state.syncs += 1;
-        if let Err(error) = state.charge(Operation::Sync) {
-            for inode in state.inodes.values_mut() {
-                inode.dirty.clear();
-            }
+        let mut state = self.state.lock();
+        state.count_sync();
+        if let Err(error) = state.faults.charge(Operation::Sync) {
+            state.all_inodes().for_each(Inode::forget_dirty);
             return Err(error);
         }
-        if !state.lying_sync {
-            for change in std::mem::take(&mut state.name_changes) {
-                change.apply(&mut state.durable_names);
-            }
-            for inode in state.inodes.values_mut() {
-                inode.sync();
-            }
-        }
-        Ok(())
+        if state.faults.lying_sync { Ok(()) } else { state.sync_everything() }
     }
 
     fn space(&self) -> io::Result<DiskSpace> {
         let state = self.state.lock();
-        let used: u64 = state.inodes.values().map(|inode| inode.current.len() as u64).sum();
-        let free = state.space_left.unwrap_or(1 << 40);
-        Ok(DiskSpace { total: used + free, free })
+        let free = state.free();
+        Ok(DiskSpace { total: state.used + free, free })
     }
 
     fn lock(&self, path: &str) -> Result<DiskLock, LockError> {
@@ -567,11 +365,8 @@ impl Disk for MemDisk {
         if !state.locks.insert(path.to_owned()) {
             return Err(LockError::Held { path: path.to_owned(), pid: Some(std::process::id()) });
         }
-        Ok(DiskLock::new(MemLock {
-            state: Arc::clone(&self.state),
-            path: path.to_owned(),
-            generation: state.generation,
-        }))
+        let (state, path, generation) = (Arc::clone(&self.state), path.to_owned(), state.generation);
+        Ok(DiskLock::new(MemLock { state, path, generation }))
     }
 }
 
