@@ -1,0 +1,215 @@
+//! A partition log with everything around it is built, damaged and opened again. Verified from the beginning, it is a
+//! run of what was written, byte for byte, from where it begins; trusted as after a clean end, it is at least readable
+//! or refused. Opening once more changes nothing, and it can be appended to.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arbitrary::{Result, Unstructured};
+use bytes::Bytes;
+use chronik_fuzz::damage::{Kind, Wound, strike};
+use chronik_fuzz::memory::limited;
+use chronik_fuzz::seeds;
+use chronik_log::disk::MemDisk;
+use chronik_log::{
+    AppendOrigin, CheckpointKind, LogConfig, LogDir, LogError, OpenOptions, PartitionLog, list_partitions,
+    read_checkpoint, write_checkpoint,
+};
+use chronik_model::batch::{BatchBuilder, find_batch};
+use chronik_model::{
+    BrokerEpoch, ClusterId, LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, TopicPartition, Uuid,
+};
+use libfuzzer_sys::fuzz_target;
+
+const DIR: &str = "data/topic-0";
+const NOW: i64 = 1_700_000_000_000;
+
+type Content = BTreeMap<Offset, Bytes>;
+
+fn dir(disk: &MemDisk) -> Arc<LogDir> {
+    LogDir::new(Arc::new(disk.clone()))
+}
+
+fn config(u: &mut Unstructured<'_>) -> Result<LogConfig> {
+    Ok(LogConfig {
+        segment_bytes: u.int_in_range(600..=3_000)?,
+        index_interval_bytes: u.int_in_range(1..=400)?,
+        retention_ms: None,
+        ..LogConfig::default()
+    })
+}
+
+/// Whole batches from the log start to the log end; what cannot be read or has a wrong checksum ends it.
+fn readable(log: &PartitionLog) -> std::result::Result<Content, String> {
+    let mut found = Content::new();
+    let mut at = log.log_start();
+    while at < log.log_end() {
+        let bytes = log.read_bytes(at, 900, log.log_end()).map_err(|error| error.to_string())?;
+        if bytes.is_empty() {
+            return Err(format!("nothing to read at {at} of {}", log.log_end()));
+        }
+        let mut position = 0;
+        while position < bytes.len() {
+            let header = find_batch(&bytes[position..]).map_err(|error| error.to_string())?;
+            let end = position + header.total_bytes;
+            if header.base_offset > at || header.last_offset() < at {
+                return Err(format!("batch {} where {at} was asked for", header.base_offset));
+            }
+            found.insert(header.base_offset, bytes.slice(position..end));
+            (at, position) = (header.next_offset(), end);
+        }
+    }
+    Ok(found)
+}
+
+fn append(log: &mut PartitionLog, u: &mut Unstructured<'_>, sequence: &mut i32, epoch: i32) -> Result<()> {
+    let records = u.int_in_range(1..=3)?;
+    let mut builder = BatchBuilder::new(NOW + i64::from(u.int_in_range(0..=50_u8)?));
+    if u.arbitrary()? {
+        builder = builder.producer(ProducerId(7), ProducerEpoch(0), *sequence);
+        *sequence += records;
+    }
+    for _ in 0..records {
+        let value = vec![u.arbitrary()?; u.int_in_range(0..=250)?];
+        builder.push(Some(b"key"), Some(&value));
+    }
+    log.append_as_leader(&[builder.build()], LeaderEpoch(epoch), NOW, AppendOrigin::Client).expect("a sound batch");
+    Ok(())
+}
+
+/// Builds a log; gives what is in it, whether it was closed in order, and what the checkpoints say.
+fn build(disk: &MemDisk, config: LogConfig, u: &mut Unstructured<'_>) -> Result<(Content, bool, OpenOptions)> {
+    let log_dir = dir(disk);
+    log_dir.claim(&ClusterId::from("cluster"), NodeId(1), Uuid::from_u128(1)).expect("an empty disk is claimed");
+    let (mut log, _) = PartitionLog::open(&log_dir, DIR, config, OpenOptions::default()).expect("it is created");
+    let (mut sequence, mut epoch) = (0, 1);
+    let mut options = OpenOptions { now_ms: NOW, ..OpenOptions::default() };
+    for _ in 0..u.int_in_range(1..=40)? {
+        match u.int_in_range(0..=15_u8)? {
+            0..10 => append(&mut log, u, &mut sequence, epoch)?,
+            10 => {
+                epoch += 1;
+                log.assign_epoch(LeaderEpoch(epoch)).expect("epochs grow");
+            }
+            11 => log.roll().expect("it rolls"),
+            12 | 13 => {
+                options.recovery_point = log.flush().expect("it flushes");
+            }
+            14 => {
+                let end = Offset(u.int_in_range(log.log_start().0..=log.log_end().0)?);
+                epoch += 1;
+                let reached = log.truncate_to(end).expect("it is cut");
+                options.recovery_point = options.recovery_point.min(reached);
+                let known = log.producers().get(ProducerId(7)).and_then(|entry| entry.batches.back());
+                sequence = known.map_or(0, |last| last.last_sequence + 1);
+            }
+            _ => {
+                let start = Offset(u.int_in_range(log.log_start().0..=log.log_end().0)?);
+                log.set_log_start_offset(start).expect("the start moves");
+                options.log_start = log.log_start();
+            }
+        }
+    }
+    let content = readable(&log).expect("a sound log can be read");
+    let clean = u.arbitrary()?;
+    if clean {
+        options.recovery_point = log.close().expect("it closes");
+        log_dir.write_clean_shutdown(BrokerEpoch(5)).expect("the marker is written");
+    }
+    let tp = TopicPartition::new("topic", 0);
+    for (kind, offset) in
+        [(CheckpointKind::RecoveryPoint, options.recovery_point), (CheckpointKind::LogStart, options.log_start)]
+    {
+        write_checkpoint(&log_dir, kind, &BTreeMap::from([(tp.clone(), offset)])).expect("a checkpoint is written");
+    }
+    Ok((content, clean, options))
+}
+
+/// Everything that is found was written, and nothing is missing in between.
+fn judge(found: &Content, written: &Content, wounds: &[Wound]) {
+    // The checksum does not cover the epoch of a batch; the epoch file does, unless it was hit too.
+    let epochs_hit = wounds.iter().any(|wound| wound.path.ends_with("leader-epoch-checkpoint"));
+    for (offset, batch) in found {
+        let Some(expected) = written.get(offset) else { panic!("a batch at {offset} was invented: {wounds:?}") };
+        let same =
+            if epochs_hit { batch[..12] == expected[..12] && batch[16..] == expected[16..] } else { batch == expected };
+        assert!(same, "the batch at {offset} is another one: {wounds:?}");
+    }
+    if let Some(first) = found.keys().next() {
+        let behind = written.range(first..).map(|(offset, _)| offset);
+        assert!(behind.zip(found.keys()).all(|(a, b)| a == b), "a batch is missing in between: {wounds:?}");
+        let whole = written.keys().next() == Some(first);
+        // A log that begins with another segment looks like one whose first segment was deleted by retention.
+        let headless = wounds.iter().any(|wound| wound.kind == Kind::Delete);
+        assert!(whole || headless, "the log begins at {first}: {wounds:?}");
+    }
+}
+
+fn run(u: &mut Unstructured<'_>) -> Result<()> {
+    let config = config(u)?;
+    let disk = MemDisk::new();
+    let (written, clean, told) = build(&disk, config, u)?;
+    disk.kill();
+    let mut wounds = Vec::new();
+    for _ in 0..u.int_in_range(0..=3)? {
+        wounds.extend(strike(&disk, u)?);
+    }
+    let log_dir = dir(&disk);
+    let tp = TopicPartition::new("topic", 0);
+    let _ = log_dir.identity();
+    let clean = clean && log_dir.take_clean_shutdown().expect("the marker can be looked for").is_some();
+    let partitions = list_partitions(&log_dir).expect("the directory lists");
+    assert!(partitions.iter().all(|found| *found == tp), "a partition was invented: {partitions:?}");
+    let checkpoint = |kind| read_checkpoint(&log_dir, kind).ok().and_then(|offsets| offsets.get(&tp).copied());
+    let trusted = OpenOptions {
+        recovery_point: checkpoint(CheckpointKind::RecoveryPoint).unwrap_or_default(),
+        log_start: checkpoint(CheckpointKind::LogStart).unwrap_or_default(),
+        clean_shutdown: clean,
+        now_ms: NOW,
+    };
+    if u.arbitrary()? {
+        // As after a clean end: what is below the recovery point is not looked at.
+        match PartitionLog::open(&log_dir, DIR, config, trusted) {
+            Ok((mut log, _)) => {
+                let found = readable(&log);
+                if wounds.is_empty() {
+                    assert_eq!(found.as_ref(), Ok(&written), "an undamaged log is another one: {told:?}");
+                }
+                let _ = log.find_by_timestamp(NOW + 10, log.log_start());
+                let _ = log.find_max_timestamp();
+                let _ = append(&mut log, u, &mut 0, 1_000).map(|()| log.flush());
+            }
+            Err(LogError::Io { .. } | LogError::Corrupt { .. }) => {}
+            Err(error) => panic!("a damaged log gives {error}: {wounds:?}"),
+        }
+        return Ok(());
+    }
+    let careful = OpenOptions { recovery_point: Offset(0), clean_shutdown: false, ..trusted };
+    let (log, report) = PartitionLog::open(&log_dir, DIR, config, careful).expect("damage is cut away, not refused");
+    let found = readable(&log).unwrap_or_else(|error| panic!("a verified log cannot be read: {error}: {wounds:?}"));
+    if wounds.is_empty() {
+        assert_eq!(found, written, "an undamaged log is another one");
+        assert_eq!(report.cut, None);
+    }
+    judge(&found, &written, &wounds);
+    let before = (log.log_start(), log.log_end(), log.producers().clone(), log.epochs().to_vec());
+    drop(log);
+    let (mut log, report) = PartitionLog::open(&dir(&disk), DIR, config, careful).expect("it opens once more");
+    assert_eq!(report.cut, None, "the second recovery cuts again: {wounds:?}");
+    assert_eq!((log.log_start(), log.log_end(), log.producers().clone(), log.epochs().to_vec()), before, "{wounds:?}");
+    let end = log.log_end();
+    append(&mut log, &mut Unstructured::new(&[]), &mut 0, 1_000)?;
+    assert!(log.log_end() > end);
+    let mut grown = readable(&log).expect("a verified log can be read");
+    grown.retain(|offset, _| *offset < end);
+    assert_eq!(grown, found, "an append changed what was there: {wounds:?}");
+    Ok(())
+}
+
+fuzz_target!(init: seeds::write(seeds::random), |data: &[u8]| {
+    limited(32 << 20, || {
+        let _ = run(&mut Unstructured::new(data));
+    });
+});
