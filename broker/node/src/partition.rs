@@ -11,7 +11,8 @@
 //!
 //! What concerns others is data: [`Outgoing`] for the owner to deliver once it holds no lock, and
 //! [`HostedPartition::take_flush`] for a sync that durable acknowledgements wait for. The owner asks for that after
-//! every call that may append, while it still holds the lock; it runs the plan without it and brings it to
+//! [`HostedPartition::new`], `append` and `on_fetched`, while it still holds the lock; it runs the plan without
+//! the lock and brings it to
 //! [`HostedPartition::on_flushed`], or the error to [`HostedPartition::on_flush_failed`].
 //!
 //! What never happens: an acknowledgement or a record leaves before `chronik-core` says so, or, with durable
@@ -51,9 +52,15 @@ pub trait Ticket {
 }
 
 /// A fetch that waits for more. Each partition that it reads keeps a clone.
-pub trait Waiter: Clone {
+pub trait Waiter {
     /// Tells it to look again. Called under the partition's lock: it must not come back to the partition.
-    fn wake(self);
+    fn wake(&self);
+}
+
+impl<F: Waiter> Waiter for Arc<F> {
+    fn wake(&self) {
+        F::wake(self);
+    }
 }
 
 /// What a partition asks of its owner, once no lock is held.
@@ -369,7 +376,8 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         drop(self.fetches.cancel(key));
     }
 
-    /// With durable acks: what has to be synced now, if something was appended since the last time.
+    /// With durable acks: what has to be synced now, if there is something new since the last time. A plan replaces the
+    /// earlier ones, which it contains.
     pub fn take_flush(&mut self) -> Option<FlushPlan> {
         if self.durability == Durability::Os || !std::mem::take(&mut self.flush_wanted) {
             return None;

@@ -87,13 +87,10 @@ impl Planned {
 
 impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     /// Decides about one partition of a fetch. A follower's position counts as its progress here.
-    pub fn plan(
-        &mut self,
-        kind: ReadKind,
-        budget: &ReadBudget<'_, F>,
-        now_ms: u64,
-        out: &mut Vec<Outgoing>,
-    ) -> Planned {
+    pub fn plan(&mut self, kind: ReadKind, budget: &ReadBudget<'_, F>, now_ms: u64, out: &mut Vec<Outgoing>) -> Planned
+    where
+        F: Clone,
+    {
         let log = &self.log;
         let decision = match kind {
             ReadKind::Consumer(fetch) => self.replica.consumer_fetch(&fetch, |epoch| epoch_end(log, epoch)),

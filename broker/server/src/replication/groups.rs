@@ -17,14 +17,15 @@ use chronik_core::group::{Effect, GroupCoordinator, GroupResponse, ListGroupsReq
 use chronik_log::{AppendOrigin, split_batches};
 use chronik_model::batch::BatchBuilder;
 use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName};
+use chronik_node::partition::Outgoing;
 use chronik_wire::records::BatchRecords;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
 
-use super::partition::{Outgoing, Partition};
+use super::partition::Partition;
 use super::status::GroupShardStatus;
 use super::waiters::AckWait;
-use super::{OFFSETS_TOPIC, ReplicaManager, mono_ms, wall_ms};
+use super::{OFFSETS_TOPIC, ReplicaManager, mono_ms, now, wall_ms};
 
 /// `offsets.commit.timeout.ms`.
 const APPEND_TIMEOUT_MS: u64 = 5_000;
@@ -61,10 +62,6 @@ struct Shard {
 pub struct Groups {
     manager: Arc<ReplicaManager>,
     shards: RwLock<HashMap<PartitionIndex, Arc<Shard>>>,
-}
-
-fn now() -> Now {
-    Now { mono_ms: mono_ms(), wall_ms: wall_ms() }
 }
 
 impl Groups {

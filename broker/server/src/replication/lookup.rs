@@ -5,52 +5,29 @@ use std::sync::Arc;
 use chronik_core::partition::EpochEnd;
 use chronik_log::TimestampCandidate;
 use chronik_model::{ErrorCode, LeaderEpoch, Offset};
+use chronik_node::partition::FoundOffset;
 use chronik_wire::records::BatchRecords;
 
-use super::partition::{Outgoing, Partition, epoch_end};
-use super::{ReplicaManager, mono_ms};
+use super::ReplicaManager;
+use super::partition::Partition;
 
 /// Decompressed bytes that one batch may take for a lookup.
 const MAX_BATCH: usize = 256 * 1024 * 1024;
 
-/// An offset that was looked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct FoundOffset {
-    pub(crate) offset: i64,
-    pub(crate) timestamp: i64,
-    pub(crate) leader_epoch: LeaderEpoch,
-}
-
-impl FoundOffset {
-    pub(crate) const NONE: Self = Self { offset: -1, timestamp: -1, leader_epoch: LeaderEpoch::NONE };
-}
-
 impl Partition {
     /// First offset of the log; only the leader says it.
     pub(crate) fn earliest(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
-        let inner = self.inner.lock();
-        inner.replica.check_leader(current)?;
-        let start = inner.log.log_start();
-        let leader_epoch = epoch_of(&inner.log, start);
-        Ok(FoundOffset { offset: start.0, timestamp: -1, leader_epoch })
+        self.lock().earliest(current)
     }
 
     /// The end that consumers may know.
     pub(crate) fn latest(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
-        let inner = self.inner.lock();
-        let offset = inner.replica.latest_offset(current)?.min(self.visible(&inner));
-        // Right after a restart it may be lower than what was shown before.
-        if inner.log.epochs().last().is_some_and(|newest| offset < newest.start_offset) {
-            return Err(ErrorCode::OffsetNotAvailable);
-        }
-        Ok(FoundOffset { offset: offset.0, timestamp: -1, leader_epoch: inner.replica.leader_epoch() })
+        self.lock().latest(current)
     }
 
     /// The log end, for followers.
     pub(crate) fn end(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
-        let inner = self.inner.lock();
-        inner.replica.check_leader(current)?;
-        Ok(FoundOffset { offset: inner.replica.log_end().0, timestamp: -1, leader_epoch: inner.replica.leader_epoch() })
+        self.lock().end(current)
     }
 
     /// The first record at or after `timestamp` that consumers may see. Blocks on the disk.
@@ -59,9 +36,9 @@ impl Partition {
         let mut from = Offset(0);
         loop {
             let candidate = {
-                let inner = self.inner.lock();
-                inner.replica.check_leader(current)?;
-                inner.log.find_by_timestamp(timestamp, from).map_err(|error| error.code())?
+                let hosted = self.lock();
+                hosted.replica().check_leader(current)?;
+                hosted.log().find_by_timestamp(timestamp, from).map_err(|error| error.code())?
             };
             let Some(candidate) = candidate.filter(|candidate| candidate.base_offset < bound) else {
                 return Ok(FoundOffset::NONE);
@@ -80,7 +57,7 @@ impl Partition {
     /// The record with the largest timestamp (the record, not its batch: KAFKA-16310). Blocks on the disk.
     pub(crate) fn max_timestamp(&self, current: LeaderEpoch) -> Result<FoundOffset, ErrorCode> {
         let bound = Offset(self.latest(current)?.offset);
-        let candidate = self.inner.lock().log.find_max_timestamp().map_err(|error| error.code())?;
+        let candidate = self.lock().log().find_max_timestamp().map_err(|error| error.code())?;
         let Some(candidate) = candidate.filter(|candidate| candidate.base_offset < bound) else {
             return Ok(FoundOffset::NONE);
         };
@@ -97,48 +74,17 @@ impl Partition {
 
     /// Where `epoch` ends here.
     pub(crate) fn end_of_epoch(&self, current: LeaderEpoch, epoch: LeaderEpoch) -> Result<Option<EpochEnd>, ErrorCode> {
-        let inner = self.inner.lock();
-        inner.replica.check_leader(current)?;
-        if epoch == inner.replica.leader_epoch() {
-            return Ok(Some(EpochEnd { epoch, end_offset: inner.replica.log_end() }));
-        }
-        if epoch > inner.replica.leader_epoch() || epoch == LeaderEpoch::NONE {
-            return Ok(None);
-        }
-        Ok(epoch_end(&inner.log, epoch))
-    }
-
-    fn delete_records(&self, offset: i64, out: &mut Vec<Outgoing>) -> Result<Offset, ErrorCode> {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        inner.replica.check_leader(LeaderEpoch::NONE)?;
-        let high_watermark = self.visible(inner);
-        let to = if offset == -1 { high_watermark } else { Offset(offset) };
-        if to < Offset(0) || to > high_watermark {
-            return Err(ErrorCode::OffsetOutOfRange);
-        }
-        if to > inner.log.log_start() {
-            if let Err(error) = inner.log.set_log_start_offset(to) {
-                self.after_error(inner, &error, out);
-                return Err(error.code());
-            }
-            let effects = inner.replica.on_log_start(to);
-            self.run(inner, effects.into_iter().collect(), mono_ms(), out);
-            self.publish(inner);
-        }
-        Ok(to)
+        self.lock().end_of_epoch(current, epoch)
     }
 
     /// The smallest log start of the live replicas.
     pub(crate) fn low_watermark(&self) -> Result<Option<Offset>, ErrorCode> {
-        let inner = self.inner.lock();
-        inner.replica.check_leader(LeaderEpoch::NONE)?;
-        Ok(inner.replica.low_watermark())
+        self.lock().low_watermark()
     }
 
     /// Whether old records may be deleted at all.
     pub(crate) fn deletes_old(&self) -> bool {
-        self.inner.lock().deletes_old
+        self.lock().deletes_old()
     }
 }
 
@@ -150,15 +96,10 @@ impl ReplicaManager {
         offset: i64,
     ) -> Result<Offset, ErrorCode> {
         let mut out = Vec::new();
-        let moved = partition.delete_records(offset, &mut out);
+        let moved = partition.lock().delete_records(offset, &mut out);
         self.deliver(partition, out);
         moved
     }
-}
-
-fn epoch_of(log: &chronik_log::PartitionLog, offset: Offset) -> LeaderEpoch {
-    let before = log.epochs().iter().take_while(|entry| entry.start_offset <= offset);
-    before.last().map_or(LeaderEpoch::NONE, |entry| entry.epoch)
 }
 
 fn open(candidate: &TimestampCandidate) -> Result<BatchRecords, ErrorCode> {

@@ -3,28 +3,17 @@
 //! One task and, with durable acks, one thread, both started once by [`ReplicaManager::start`]. Disk work of the task
 //! runs on the blocking pool.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_log::{CheckpointKind, Committer, LogError, write_checkpoint};
-use chronik_model::{Offset, TopicPartition};
+use chronik_log::{Committer, LogError};
+use chronik_node::storage::Checkpoints;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::ReplicaManager;
 use super::partition::Partition;
-use super::{ReplicaManager, mono_ms, wall_ms};
 
 const TICK: Duration = Duration::from_secs(1);
-
-type Offsets = BTreeMap<TopicPartition, Offset>;
-
-/// The checkpoints as they are on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Written {
-    high_watermark: Offsets,
-    recovery_point: Offsets,
-    log_start: Offsets,
-}
 
 impl ReplicaManager {
     /// Starts the periodic work; call it once.
@@ -62,7 +51,7 @@ impl ReplicaManager {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut next_checkpoint, mut next_retention) =
             (Instant::now() + self.config.checkpoint_interval, Instant::now() + self.config.retention_interval);
-        let mut written = Written::default();
+        let mut written = Checkpoints::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -125,38 +114,16 @@ impl ReplicaManager {
     /// Makes logs durable that began a new segment since the last time, so that recovery after a crash scans little more
     /// than the last one.
     fn sync_sealed(self: &Arc<Self>) -> Result<(), LogError> {
-        for partition in self.partitions() {
-            let plan = {
-                let mut inner = partition.inner.lock();
-                let segments = inner.log.segment_count();
-                if std::mem::replace(&mut inner.flushed_segments, segments) >= segments {
-                    continue;
-                }
-                inner.log.prepare_flush()
-            };
-            if let Some(plan) = plan {
-                plan.run()?;
-                partition.on_flushed(&plan);
-            }
-        }
-        Ok(())
+        self.partitions().iter().try_for_each(|partition| partition.sync_if_rolled())
     }
 
     /// Writes those checkpoints that differ from `last`.
-    fn write_checkpoints(&self, last: &Written) -> Result<Written, LogError> {
-        let mut now = Written::default();
+    fn write_checkpoints(&self, last: &Checkpoints) -> Result<Checkpoints, LogError> {
+        let mut now = Checkpoints::default();
         for partition in self.partitions() {
-            let inner = partition.inner.lock();
-            now.high_watermark.insert(partition.tp.clone(), inner.replica.high_watermark());
-            now.recovery_point.insert(partition.tp.clone(), inner.log.recovery_point());
-            now.log_start.insert(partition.tp.clone(), inner.log.log_start());
+            partition.checkpoint(&mut now);
         }
-        let write = |kind, now: &Offsets, last: &Offsets| {
-            if now == last { Ok(()) } else { write_checkpoint(&self.log_dir, kind, now) }
-        };
-        write(CheckpointKind::RecoveryPoint, &now.recovery_point, &last.recovery_point)?;
-        write(CheckpointKind::LogStart, &now.log_start, &last.log_start)?;
-        write(CheckpointKind::HighWatermark, &now.high_watermark, &last.high_watermark)?;
+        now.write(last, &self.log_dir)?;
         Ok(now)
     }
 
@@ -169,13 +136,9 @@ impl ReplicaManager {
         *self.committer_work.0.lock() = true;
         self.committer_work.1.notify_all();
         for partition in self.partitions() {
-            let mut inner = partition.inner.lock();
-            // A fetcher or a group may be about to append still: the marker would vouch for what was never synced.
-            let effects = inner.replica.fence_after_io_error();
-            partition.run(&mut inner, effects, mono_ms(), &mut Vec::new());
-            inner.log.settle()?;
+            partition.settle()?;
         }
-        self.write_checkpoints(&Written::default())?;
+        self.write_checkpoints(&Checkpoints::default())?;
         Ok(())
     }
 }
@@ -207,36 +170,13 @@ pub(super) async fn synced(committer: &Arc<Committer>, manager: &Arc<ReplicaMana
         commit(&manager, &committer);
         for partition in partitions {
             if !partition.is_synced() && manager.offline_reason().is_none() {
-                partition.sync_now();
+                let mut out = Vec::new();
+                partition.sync_now(&mut out);
+                manager.deliver(&partition, out);
             }
         }
     });
     if let Err(error) = done.await {
         tracing::error!(%error, "sync of replicated records failed");
-    }
-}
-
-impl Partition {
-    fn retain(&self, out: &mut Vec<super::partition::Outgoing>) {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        if inner.replica.is_io_fenced() {
-            return;
-        }
-        inner.log.expire_producers(wall_ms());
-        if !inner.deletes_old || !inner.replica.is_leader() {
-            return;
-        }
-        match inner.log.apply_retention(wall_ms(), inner.replica.high_watermark()) {
-            Ok(report) => {
-                let effects = inner.replica.on_log_start(inner.log.log_start());
-                self.run(inner, effects.into_iter().collect(), mono_ms(), out);
-                self.publish(inner);
-                if report.segments > 0 {
-                    tracing::info!(partition = %self.tp, segments = report.segments, bytes = report.bytes, "retention");
-                }
-            }
-            Err(error) => self.after_error(inner, &error, out),
-        }
     }
 }

@@ -9,19 +9,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use chronik_core::PartitionState;
-use chronik_core::controller::{AlterPartition, Change, Command, CommandResult, IsrMember, MetadataState, Topic};
-use chronik_core::partition::{BrokerStatus, IsrProposal, LogFacts, PartitionReplica, ReplicaConfig};
-use chronik_log::{Committer, LogConfig, LogDir, LogDirState};
+use chronik_core::controller::{Change, MetadataState, Topic};
+use chronik_core::partition::{BrokerStatus, IsrProposal};
+use chronik_log::{Committer, LogDir, LogDirState};
 use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
+use chronik_node::partition::{Durability, HostedPartition, Outgoing, Parts, alter_outcome, alter_partition};
+use chronik_node::settings::{BrokerSettings, OFFSETS_TOPIC, Settings, broker_status, replica_statuses};
+use chronik_node::storage::{self, Checkpoints};
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::fetcher::Fetchers;
 use super::meta::MetaClient;
-use super::partition::{Durability, Outgoing, Partition, Parts};
-use super::storage::{self, Checkpoints};
-use super::{FlushMode, Groups, OFFSETS_TOPIC, ReplicationConfig};
+use super::partition::Partition;
+use super::{Groups, ReplicationConfig, wall_ms};
 
 /// How long a leader waits for the controller's word on an in-sync set before it counts it as unknown.
 const ALTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,8 +75,8 @@ impl ReplicaManager {
         config: ReplicationConfig,
     ) -> Arc<Self> {
         let committer = match config.flush {
-            FlushMode::Os => None,
-            FlushMode::EveryAck => Some(Arc::new(Committer::new(Arc::clone(&log_dir)))),
+            Durability::Os => None,
+            Durability::EveryAck => Some(Arc::new(Committer::new(Arc::clone(&log_dir)))),
         };
         Arc::new(Self {
             checkpoints: Mutex::new(Checkpoints::read(&log_dir)),
@@ -241,8 +242,8 @@ impl ReplicaManager {
             let state = self.meta.state();
             state.topic(tp.topic.as_str()).and_then(|topic| {
                 let partition = topic.partition(tp.partition)?.clone();
-                let brokers = statuses(&state, &partition);
-                Some((topic.id, partition, brokers, settings(self, &state, topic)))
+                let brokers = replica_statuses(&state, &partition);
+                Some((topic.id, partition, brokers, self.settings(&state, topic)))
             })
         };
         let Some((topic_id, state, brokers, settings)) = wanted else { return };
@@ -264,9 +265,18 @@ impl ReplicaManager {
         self.deliver(&partition, out);
     }
 
+    fn settings(&self, state: &MetadataState, topic: &Topic) -> Settings {
+        let broker = BrokerSettings {
+            lag_max_ms: u64::try_from(self.config.lag_max.as_millis()).unwrap_or(u64::MAX),
+            producer_id_expiration_ms: i64::try_from(self.config.producer_id_expiration.as_millis())
+                .unwrap_or(i64::MAX),
+        };
+        Settings::of(state, topic, self.meta.node(), &broker)
+    }
+
     fn open(self: &Arc<Self>, tp: &TopicPartition, topic_id: TopicId, settings: Settings) -> Option<Arc<Partition>> {
-        let opened =
-            storage::open(&self.log_dir, tp, topic_id, settings.log, self.clean_shutdown, &mut self.checkpoints.lock());
+        let (log_dir, clean) = (&self.log_dir, self.clean_shutdown);
+        let opened = storage::open(log_dir, tp, topic_id, settings.log, clean, &mut self.checkpoints.lock(), wall_ms());
         let (log, high_watermark) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -277,30 +287,23 @@ impl ReplicaManager {
                 return None;
             }
         };
-        let facts = LogFacts {
-            log_end: log.log_end(),
-            log_start: log.log_start(),
-            high_watermark,
-            latest_epoch: log.latest_epoch(),
-        };
-        let work = Arc::clone(&self.committer_work);
-        let partition = Partition::new(Parts {
+        let hosted = HostedPartition::new(Parts {
             tp: tp.clone(),
             topic_id,
-            replica: PartitionReplica::new(self.meta.node(), self.meta.broker_epoch(), settings.replica, facts),
+            me: self.meta.node(),
+            broker_epoch: self.meta.broker_epoch(),
             log,
-            durability: match &self.committer {
-                None => Durability::Os,
-                Some(committer) => Durability::EveryAck(Arc::clone(committer)),
-            },
+            high_watermark,
+            settings,
+            durability: self.config.flush,
             max_waiters: self.config.max_waiters,
-            wake_committer: Arc::new(move || {
-                *work.0.lock() = true;
-                work.1.notify_one();
-            }),
         });
-        partition.inner.lock().deletes_old = settings.deletes_old;
-        partition.sync_what_was_found();
+        let work = Arc::clone(&self.committer_work);
+        let wake_committer = Arc::new(move || {
+            *work.0.lock() = true;
+            work.1.notify_one();
+        });
+        let partition = Partition::new(hosted, self.committer.clone(), wake_committer);
         let mut hosted = self.hosted.write();
         hosted.by_name.insert(tp.clone(), Arc::clone(&partition));
         hosted.by_id.insert((topic_id, tp.partition), Arc::clone(&partition));
@@ -313,7 +316,7 @@ impl ReplicaManager {
         }
         let brokers: BTreeMap<NodeId, BrokerStatus> = {
             let state = self.meta.state();
-            state.brokers().map(|broker| (broker.node, status(broker))).collect()
+            state.brokers().map(|broker| (broker.node, broker_status(broker))).collect()
         };
         let epoch = self.meta.broker_epoch();
         for partition in self.partitions() {
@@ -333,11 +336,11 @@ impl ReplicaManager {
             }
             let settings = {
                 let state = self.meta.state();
-                state.topic_by_id(partition.topic_id).map(|topic| settings(self, &state, topic))
+                state.topic_by_id(partition.topic_id).map(|topic| self.settings(&state, topic))
             };
             let Some(settings) = settings else { continue };
             let mut out = Vec::new();
-            partition.apply_config(settings.log, settings.replica, settings.deletes_old, &mut out);
+            partition.apply_config(settings, &mut out);
             self.deliver(&partition, out);
         }
     }
@@ -379,65 +382,19 @@ impl ReplicaManager {
 
     fn propose(self: &Arc<Self>, partition: &Arc<Partition>, proposal: IsrProposal) {
         let (manager, partition) = (Arc::clone(self), Arc::clone(partition));
-        let command = Command::AlterPartition(AlterPartition {
-            node: proposal.leader,
-            broker_epoch: proposal.broker_epoch,
-            topic_id: partition.topic_id,
-            partition: partition.tp.partition,
-            leader_epoch: proposal.leader_epoch,
-            partition_epoch: proposal.partition_epoch,
-            new_isr: proposal
-                .isr
-                .iter()
-                .map(|member| IsrMember { node: member.node, broker_epoch: member.broker_epoch })
-                .collect(),
-            recovery: proposal.recovery,
-        });
+        let command = alter_partition(partition.topic_id, partition.tp.partition, &proposal);
         self.runtime.spawn(async move {
             let outcome = match manager.meta.propose(command, ALTER_TIMEOUT).await {
-                Ok(CommandResult::Partition(state)) => Ok(state),
-                Ok(CommandResult::Error(error)) => {
-                    tracing::debug!(partition = %partition.tp, %error, ?proposal, "in-sync set not changed");
-                    Err(error.code)
-                }
-                Ok(_) => Err(ErrorCode::UnknownServerError),
+                Ok(result) => alter_outcome(result),
                 // Also an answer that cannot be read is "refused", and that one may be committed.
                 Err(_) => Err(ErrorCode::RequestTimedOut),
             };
+            if let Err(error) = &outcome {
+                tracing::debug!(partition = %partition.tp, %error, ?proposal, "in-sync set not changed");
+            }
             let mut out = Vec::new();
             partition.on_alter_result(&proposal, outcome, &mut out);
             manager.deliver(&partition, out);
         });
     }
-}
-
-/// What the settings of a topic mean for one of its partitions.
-#[derive(Clone, Copy)]
-struct Settings {
-    log: LogConfig,
-    replica: ReplicaConfig,
-    deletes_old: bool,
-}
-
-fn settings(manager: &ReplicaManager, state: &MetadataState, topic: &Topic) -> Settings {
-    let config = state.topic_config(topic, Some(manager.meta.node()));
-    Settings {
-        log: storage::log_config(&config, manager.config.producer_id_expiration),
-        replica: ReplicaConfig {
-            lag_max_ms: u64::try_from(manager.config.lag_max.as_millis()).unwrap_or(u64::MAX),
-            min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
-        },
-        // Committed offsets live as long as the topic: only compaction may shorten it.
-        deletes_old: config.cleanup_delete && !config.cleanup_compact && topic.name.as_str() != OFFSETS_TOPIC,
-    }
-}
-
-fn status(broker: &chronik_core::controller::Broker) -> BrokerStatus {
-    // Without its disk a broker can hold nothing, as if it were fenced.
-    let fenced = broker.fenced || !broker.offline_dirs.is_empty();
-    BrokerStatus { epoch: broker.epoch, fenced, shutting_down: broker.shutting_down.is_some() }
-}
-
-fn statuses(state: &MetadataState, partition: &PartitionState) -> BTreeMap<NodeId, BrokerStatus> {
-    partition.replicas.iter().filter_map(|node| Some((*node, status(state.broker(*node)?)))).collect()
 }

@@ -19,7 +19,6 @@ pub mod meta;
 mod partition;
 mod read;
 mod status;
-mod storage;
 pub mod waiters;
 
 #[cfg(test)]
@@ -27,31 +26,22 @@ mod tests;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chronik_node::Now;
+pub use chronik_node::partition::{AppendOutcome, Durability};
+pub(crate) use chronik_node::partition::{FetchedPartition, FoundOffset, ReadKind};
+pub use chronik_node::settings::OFFSETS_TOPIC;
+
 pub use groups::Groups;
-pub(crate) use lookup::FoundOffset;
 pub use manager::ReplicaManager;
-pub use partition::{AppendOutcome, Durability, Partition};
-pub(crate) use read::{FetchedPartition, ReadBudget, ReadKind};
+pub use partition::Partition;
+pub(crate) use read::ReadBudget;
 pub use status::{FetcherStatus, GroupShardStatus, PartitionStatus, ReplicationSnapshot};
-
-/// The topic that holds groups and committed offsets.
-pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-
-/// When an acknowledgement may leave.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum FlushMode {
-    /// When all in-sync replicas hold the records in memory, as Kafka does by default.
-    #[default]
-    Os,
-    /// When they are synced to disk as well.
-    EveryAck,
-}
 
 /// Settings of the data plane.
 #[derive(Clone, Debug)]
 pub struct ReplicationConfig {
     /// When acknowledgements leave.
-    pub flush: FlushMode,
+    pub flush: Durability,
     /// `replica.lag.time.max.ms`.
     pub lag_max: Duration,
     /// `replica.fetch.wait.max.ms`.
@@ -79,7 +69,7 @@ pub struct ReplicationConfig {
 impl Default for ReplicationConfig {
     fn default() -> Self {
         Self {
-            flush: FlushMode::Os,
+            flush: Durability::Os,
             lag_max: Duration::from_millis(chronik_core::partition::DEFAULT_REPLICA_LAG_TIME_MAX_MS),
             fetch_max_wait: Duration::from_millis(500),
             fetch_backoff: Duration::from_secs(1),
@@ -109,4 +99,9 @@ pub fn mono_ms() -> u64 {
     // Starts above zero so that "long ago" can be told from "now" right after the start.
     let elapsed = START.get_or_init(std::time::Instant::now).elapsed();
     1_000_000 + u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+/// Both clocks.
+pub(crate) fn now() -> Now {
+    Now { mono_ms: mono_ms(), wall_ms: wall_ms() }
 }

@@ -94,8 +94,9 @@ impl super::Partition {
     /// The state now.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
-        let inner = self.inner.lock();
-        let replica = &inner.replica;
+        let hosted = self.lock();
+        let replica = hosted.replica();
+        let (produces, fetches) = hosted.waiting();
         let committed = replica.committed();
         let ids = |nodes: &[chronik_model::NodeId]| nodes.iter().map(|node| node.0).collect();
         PartitionStatus {
@@ -117,10 +118,10 @@ impl super::Partition {
             high_watermark: replica.high_watermark().0,
             log_end: replica.log_end().0,
             log_start: replica.log_start().0,
-            size_bytes: inner.log.size(),
+            size_bytes: hosted.log().size(),
             offline: replica.is_io_fenced(),
             isr_change_pending: replica.has_pending_proposal(),
-            waiting: inner.acks.len() + inner.fetches.len(),
+            waiting: produces + fetches,
         }
     }
 }

@@ -16,13 +16,13 @@ use chronik_wire::messages as m;
 
 use self::cluster::{Broker, Quorum, eventually};
 use self::slow_disk::{Gate, SlowDisk};
-use super::FlushMode;
+use super::Durability;
 use crate::net::Response;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_produced_is_fetched_with_its_offsets() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     for (acks, base) in [(-1, 0), (1, 2)] {
         let produced = broker.produce("t", acks, &["a", "b"]).await;
@@ -41,7 +41,7 @@ async fn what_was_produced_is_fetched_with_its_offsets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_at_the_end_waits_for_the_next_record() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let started = std::time::Instant::now();
     let (fetched, produced) = tokio::join!(broker.fetch("t", 0, 15_000), async {
@@ -57,7 +57,7 @@ async fn a_fetch_at_the_end_waits_for_the_next_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn durable_acks_leave_after_the_sync_and_survive_a_kill() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::EveryAck).await;
+    let broker = Broker::start(&quorum, 1, Durability::EveryAck).await;
     broker.create("t", 1, 1).await;
     for acks in [-1, 1] {
         assert_eq!(broker.produce("t", acks, &["a"]).await.error_code, 0);
@@ -65,7 +65,7 @@ async fn durable_acks_leave_after_the_sync_and_survive_a_kill() {
         assert!(partition.is_synced());
     }
     let dir = broker.kill();
-    let broker = Broker::start_in(&quorum, 1, FlushMode::EveryAck, dir).await;
+    let broker = Broker::start_in(&quorum, 1, Durability::EveryAck, dir).await;
     eventually("leads again", || {
         broker.manager.partition(&TopicPartition::new("t", 0)).is_some_and(|p| p.led_epoch().is_some())
     })
@@ -79,7 +79,7 @@ async fn durable_records_are_neither_acknowledged_nor_seen_before_they_are_synce
     let quorum = Arc::<Quorum>::default();
     let (gate, dir) = (Gate::default(), tempfile::tempdir().unwrap());
     let disk = SlowDisk::new(dir.path(), &gate);
-    let broker = Broker::start_on(&quorum, 1, FlushMode::EveryAck, dir, disk).await;
+    let broker = Broker::start_on(&quorum, 1, Durability::EveryAck, dir, disk).await;
     broker.create("t", 1, 1).await;
     let partition = broker.manager.partition(&TopicPartition::new("t", 0)).unwrap();
     gate.close();
@@ -98,8 +98,8 @@ async fn durable_records_are_neither_acknowledged_nor_seen_before_they_are_synce
 #[tokio::test(flavor = "multi_thread")]
 async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_sync() {
     let quorum = Arc::<Quorum>::default();
-    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
-    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    let one = Broker::start(&quorum, 1, Durability::Os).await;
+    let two = Broker::start(&quorum, 2, Durability::Os).await;
     one.create("t", 1, 2).await;
     let tp = TopicPartition::new("t", 0);
     let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
@@ -118,7 +118,7 @@ async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_s
     let gate = Gate::default();
     gate.close();
     let disk = SlowDisk::new(dir.path(), &gate);
-    let follower = Broker::start_on(&quorum, node.0, FlushMode::EveryAck, dir, disk).await;
+    let follower = Broker::start_on(&quorum, node.0, Durability::EveryAck, dir, disk).await;
     let partition = follower.manager.partition(&tp).unwrap();
     assert_eq!((partition.log_end(), partition.is_synced()), (Offset(1), false));
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -131,7 +131,7 @@ async fn a_durable_follower_acknowledges_what_it_found_in_its_log_only_after_a_s
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_appended_behind_the_sync_that_the_clean_shutdown_marker_vouches_for() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     assert_eq!(broker.produce("t", -1, &["a"]).await.error_code, 0);
     broker.manager.shutdown().unwrap();
@@ -142,14 +142,14 @@ async fn nothing_is_appended_behind_the_sync_that_the_clean_shutdown_marker_vouc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_opened_takes_the_directory_offline() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     broker.manager.shutdown().unwrap();
     let dir = broker.kill();
     let segment = dir.path().join("data/t-0/00000000000000000000.log");
     std::fs::remove_file(&segment).unwrap();
     std::fs::create_dir(&segment).unwrap();
-    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    let broker = Broker::start_in(&quorum, 1, Durability::Os, dir).await;
     let reason = broker.manager.offline_reason().unwrap();
     assert!(reason.contains("data/t-0"), "{reason}");
 }
@@ -157,8 +157,8 @@ async fn a_log_that_cannot_be_opened_takes_the_directory_offline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_hold_what_acks_all_acknowledged_and_lead_when_the_leader_dies() {
     let quorum = Arc::<Quorum>::default();
-    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
-    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    let one = Broker::start(&quorum, 1, Durability::Os).await;
+    let two = Broker::start(&quorum, 2, Durability::Os).await;
     one.create("t", 1, 2).await;
     let tp = TopicPartition::new("t", 0);
     let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
@@ -193,8 +193,8 @@ async fn followers_hold_what_acks_all_acknowledged_and_lead_when_the_leader_dies
 #[tokio::test(flavor = "multi_thread")]
 async fn a_returned_follower_catches_up_and_joins_the_in_sync_set() {
     let quorum = Arc::<Quorum>::default();
-    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
-    let two = Broker::start(&quorum, 2, FlushMode::EveryAck).await;
+    let one = Broker::start(&quorum, 1, Durability::Os).await;
+    let two = Broker::start(&quorum, 2, Durability::EveryAck).await;
     one.create("t", 1, 2).await;
     let tp = TopicPartition::new("t", 0);
     let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
@@ -207,7 +207,7 @@ async fn a_returned_follower_catches_up_and_joins_the_in_sync_set() {
     tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
     assert_eq!(leader.produce("t", 1, &["while away"]).await.error_code, 0);
 
-    let follower = Broker::start_in(&quorum, node.0, FlushMode::Os, dir).await;
+    let follower = Broker::start_in(&quorum, node.0, Durability::Os, dir).await;
     eventually("both in sync", || quorum.state.read().partition(&tp).unwrap().isr.len() == 2).await;
     assert_eq!(leader.produce("t", -1, &["after"]).await.error_code, 0);
     assert_eq!(follower.manager.partition(&tp).unwrap().log_end(), Offset(2));
@@ -218,7 +218,7 @@ async fn a_returned_follower_catches_up_and_joins_the_in_sync_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_under_its_name_shows_nothing_of_the_old_one() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     broker.produce("t", -1, &["old"]).await;
     let delete = m::delete_topics::DeleteTopicsRequest {
@@ -236,7 +236,7 @@ async fn a_topic_made_again_under_its_name_shows_nothing_of_the_old_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_joins_commits_and_finds_its_offset_after_a_restart() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
     let found = broker.call(2, &find).await;
@@ -294,7 +294,7 @@ async fn a_group_joins_commits_and_finds_its_offset_after_a_restart() {
 
     broker.manager.shutdown().unwrap();
     let dir = broker.kill();
-    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    let broker = Broker::start_in(&quorum, 1, Durability::Os, dir).await;
     let ask = m::offset_fetch::OffsetFetchRequest {
         group_id: "g".into(),
         topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] }]),
@@ -332,7 +332,7 @@ async fn committed_offset(broker: &Broker, topic: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_has_no_committed_offsets_even_if_the_coordinator_was_away() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
     assert_eq!(broker.call(2, &find).await.error_code, 0);
     let commit = |topic: &str| m::offset_commit::OffsetCommitRequest {
@@ -367,7 +367,7 @@ async fn a_topic_made_again_has_no_committed_offsets_even_if_the_coordinator_was
     let dir = broker.kill();
     let committing = (Arc::clone(&quorum), delete("away"));
     tokio::task::spawn_blocking(move || committing.0.commit(committing.1)).await.unwrap();
-    let broker = Broker::start_in(&quorum, 1, FlushMode::Os, dir).await;
+    let broker = Broker::start_in(&quorum, 1, Durability::Os, dir).await;
     assert_eq!(committed_offset(&broker, "stays").await, 42);
     broker.create("away", 1, 1).await;
     assert_eq!(committed_offset(&broker, "away").await, -1);
@@ -376,7 +376,7 @@ async fn a_topic_made_again_has_no_committed_offsets_even_if_the_coordinator_was
 #[tokio::test(flavor = "multi_thread")]
 async fn every_advertised_api_is_answered_in_every_version_that_a_default_request_fits() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let ask = m::api_versions::ApiVersionsRequest {
         client_software_name: "test".into(),
         client_software_version: "1".into(),
@@ -405,7 +405,7 @@ async fn every_advertised_api_is_answered_in_every_version_that_a_default_reques
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_cannot_pose_as_followers_and_transactions_are_refused_for_good() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let request = m::fetch::FetchRequest { replica_id: 1, ..Default::default() };
     let frame = encode_request(12, 1, None, &request).unwrap().into_bytes().slice(4..);
     assert!(matches!(broker.raw(frame).await, Response::Close(_)));
@@ -421,8 +421,8 @@ async fn clients_cannot_pose_as_followers_and_transactions_are_refused_for_good(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_assigned_while_the_fetcher_waits_is_replicated_at_once() {
     let quorum = Arc::<Quorum>::default();
-    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
-    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    let one = Broker::start(&quorum, 1, Durability::Os).await;
+    let two = Broker::start(&quorum, 2, Durability::Os).await;
     let brokers = [one, two];
     let started = std::time::Instant::now();
     for topic in ["a", "b", "c", "d", "e", "f"] {
@@ -440,8 +440,8 @@ async fn a_partition_assigned_while_the_fetcher_waits_is_replicated_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_returns_drops_what_nobody_else_had_and_takes_over_what_the_new_leader_wrote() {
     let quorum = Arc::<Quorum>::default();
-    let one = Broker::start(&quorum, 1, FlushMode::Os).await;
-    let two = Broker::start(&quorum, 2, FlushMode::Os).await;
+    let one = Broker::start(&quorum, 1, Durability::Os).await;
+    let two = Broker::start(&quorum, 2, Durability::Os).await;
     one.create("t", 1, 2).await;
     let tp = TopicPartition::new("t", 0);
     let leader_is_one = one.manager.partition(&tp).unwrap().led_epoch().is_some();
@@ -462,7 +462,7 @@ async fn a_leader_that_returns_drops_what_nobody_else_had_and_takes_over_what_th
     tokio::task::spawn_blocking(move || committing.commit(fence)).await.unwrap();
     assert_eq!(new.produce("t", 1, &["kept", "kept too"]).await.error_code, 0);
 
-    let old = Broker::start_in(&quorum, node.0, FlushMode::Os, dir).await;
+    let old = Broker::start_in(&quorum, node.0, Durability::Os, dir).await;
     eventually("caught up", || old.manager.partition(&tp).is_some_and(|p| p.log_end() == Offset(3))).await;
     let bytes = |broker: &Broker| {
         let partition = broker.manager.partition(&tp).unwrap();
@@ -475,7 +475,7 @@ async fn a_leader_that_returns_drops_what_nobody_else_had_and_takes_over_what_th
 async fn an_idempotent_batch_that_is_sent_twice_is_in_the_log_once() {
     use chronik_model::{ProducerEpoch, ProducerId};
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let batch = |sequence| {
         let mut batch =
@@ -503,7 +503,7 @@ async fn an_idempotent_batch_that_is_sent_twice_is_in_the_log_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_are_found_by_time_and_deleted_records_stay_deleted() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let before = crate::replication::wall_ms();
     for value in ["a", "b", "c"] {
@@ -540,13 +540,12 @@ async fn offsets_are_found_by_time_and_deleted_records_stay_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_that_is_answered_or_gone_waits_nowhere_any_more() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("idle", 1, 1).await;
     broker.create("busy", 1, 1).await;
     let waiting = |topic| {
         let partition = broker.manager.partition(&TopicPartition::new(topic, 0)).unwrap();
-        let inner = partition.inner.lock();
-        inner.fetches.len()
+        partition.lock().waiting().1
     };
     let topic = |name: &str| m::fetch::FetchTopic {
         topic: name.into(),

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 
 use chronik_core::partition::waiters::FetchWaiterKey;
 use chronik_model::{ErrorCode, Offset};
+use chronik_node::partition::{Ticket, Waiter};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
@@ -32,8 +33,7 @@ pub struct AckWait {
 pub struct AckTicket {
     wait: Weak<AckWait>,
     index: usize,
-    /// The offset after the last record that it stands for.
-    pub required: Offset,
+    required: Offset,
 }
 
 impl AckWait {
@@ -56,9 +56,13 @@ impl AckWait {
     }
 }
 
-impl AckTicket {
+impl Ticket for AckTicket {
+    fn required(&self) -> Offset {
+        self.required
+    }
+
     /// Tells the request how it ended. A ticket that is dropped instead stays open until the request's deadline.
-    pub fn complete(self, error: ErrorCode) {
+    fn complete(self, error: ErrorCode) {
         let Some(wait) = self.wait.upgrade() else { return };
         wait.results.lock().push((self.index, error));
         if wait.open.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -130,6 +134,12 @@ impl FetchWait {
     /// Completes at the next wake, or at once when one came since the last time.
     pub fn woken(self: &Arc<Self>) -> Woken {
         Woken(Arc::clone(self))
+    }
+}
+
+impl Waiter for FetchWait {
+    fn wake(&self) {
+        Self::wake(self);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::driver::changes::Work;
 use crate::driver::meta_client::Meta;
 use crate::net::{Limits, Listener, NetMetrics};
 use crate::replication::meta::MetaClient;
-use crate::replication::{FlushMode, Groups, ReplicaManager, ReplicationConfig};
+use crate::replication::{Durability, Groups, ReplicaManager, ReplicationConfig};
 
 /// The running data plane.
 pub(super) struct Running {
@@ -108,8 +108,8 @@ fn replication_config(config: &Config) -> ReplicationConfig {
     let groups = &config.groups;
     ReplicationConfig {
         flush: match config.log.flush {
-            FlushPolicy::Os => FlushMode::Os,
-            FlushPolicy::EveryAck => FlushMode::EveryAck,
+            FlushPolicy::Os => Durability::Os,
+            FlushPolicy::EveryAck => Durability::EveryAck,
         },
         lag_max: Duration::from_millis(settings.lag_time_max_ms),
         fetch_max_wait: Duration::from_millis(settings.fetch_wait_max_ms),

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::api::{Api, ApiConfig, KafkaService, ReplicationService};
 use crate::net::{ConnectionInfo, Limits, Listener, NetMetrics, Response, Service, Started};
 use crate::replication::meta::{MetaClient, ProposeError, ProposeFuture};
-use crate::replication::{FlushMode, Groups, ReplicaManager, ReplicationConfig};
+use crate::replication::{Durability, Groups, ReplicaManager, ReplicationConfig};
 
 /// The metadata of all brokers of a test; every proposal is committed at once.
 #[derive(Default)]
@@ -89,12 +89,12 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub(super) async fn start(quorum: &Arc<Quorum>, node: i32, flush: FlushMode) -> Self {
+    pub(super) async fn start(quorum: &Arc<Quorum>, node: i32, flush: Durability) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::start_in(quorum, node, flush, dir).await
     }
 
-    pub(super) async fn start_in(quorum: &Arc<Quorum>, node: i32, flush: FlushMode, dir: tempfile::TempDir) -> Self {
+    pub(super) async fn start_in(quorum: &Arc<Quorum>, node: i32, flush: Durability, dir: tempfile::TempDir) -> Self {
         let disk = RealDisk::open(dir.path()).unwrap();
         Self::start_on(quorum, node, flush, dir, disk).await
     }
@@ -102,7 +102,7 @@ impl Broker {
     pub(super) async fn start_on(
         quorum: &Arc<Quorum>,
         node: i32,
-        flush: FlushMode,
+        flush: Durability,
         dir: tempfile::TempDir,
         disk: impl Disk,
     ) -> Self {

@@ -12,7 +12,7 @@ use chronik_model::{ErrorCode, IncarnationId, NodeId, RaftIndex, TopicId};
 use chronik_wire::messages as m;
 
 use super::cluster::{Broker, Quorum};
-use crate::replication::{FlushMode, OFFSETS_TOPIC};
+use crate::replication::{Durability, OFFSETS_TOPIC};
 
 fn batch() -> Bytes {
     let mut batch = BatchBuilder::new(crate::replication::wall_ms());
@@ -45,7 +45,7 @@ fn commit_only(quorum: &Quorum, index: u64, command: Command) {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_cannot_write_to_the_topic_of_the_groups() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
     assert_eq!(broker.call(3, &find).await.error_code, 0);
     let id = quorum.state.read().topic(OFFSETS_TOPIC).unwrap().id;
@@ -58,7 +58,7 @@ async fn clients_cannot_write_to_the_topic_of_the_groups() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_produce_by_topic_id_never_reaches_an_older_topic_of_the_same_name() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let old = quorum.state.read().topic("t").unwrap().id;
     let new = TopicId::from_u128(77);
@@ -79,7 +79,7 @@ async fn a_produce_by_topic_id_never_reaches_an_older_topic_of_the_same_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn zstd_is_refused_to_clients_that_cannot_read_it() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let mut zstd = BytesMut::from(&batch()[..]);
     zstd[22] |= 4;
@@ -106,7 +106,7 @@ async fn zstd_is_refused_to_clients_that_cannot_read_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_does_not_wait_for_more_bytes_than_its_answer_may_hold() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     broker.produce("t", -1, &["a"]).await;
     let fetch = m::fetch::FetchRequest {
@@ -130,7 +130,7 @@ async fn a_fetch_does_not_wait_for_more_bytes_than_its_answer_may_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_are_no_brokers_are_refused_with_kafkas_codes() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     for (endpoint_type, code) in [(1, 0), (0, 42), (2, 114), (3, 115)] {
         let ask = m::describe_cluster::DescribeClusterRequest { endpoint_type, ..Default::default() };
         assert_eq!(broker.call(1, &ask).await.error_code, code, "endpoint type {endpoint_type}");
@@ -140,7 +140,7 @@ async fn endpoints_that_are_no_brokers_are_refused_with_kafkas_codes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_may_ask_again_while_its_broker_is_between_registrations() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let epoch = quorum.state.read().broker(NodeId(1)).unwrap().epoch;
     commit_only(
         &quorum,
@@ -155,7 +155,7 @@ async fn a_producer_may_ask_again_while_its_broker_is_between_registrations() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_quotes_the_longest_name_is_answered_all_the_same() {
     let quorum = Arc::<Quorum>::default();
-    let broker = Broker::start(&quorum, 1, FlushMode::Os).await;
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
     let config = m::create_topics::CreatableTopicConfig { name: "\u{e9}".repeat(16_383).as_str().into(), value: None };
     let topic = m::create_topics::CreatableTopic {
         name: "t".into(),
@@ -166,4 +166,27 @@ async fn a_refusal_that_quotes_the_longest_name_is_answered_all_the_same() {
     };
     let request = m::create_topics::CreateTopicsRequest { topics: vec![topic], ..Default::default() };
     assert_eq!(broker.call(7, &request).await.topics[0].error_code, ErrorCode::InvalidConfig.code());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_metadata_request_makes_a_bounded_number_of_topics() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
+    let names: Vec<String> = (0..250).map(|n| format!("t{n:03}")).collect();
+    let topics = names
+        .iter()
+        .map(|name| m::metadata::MetadataRequestTopic { name: Some(name.as_str().into()), ..Default::default() });
+    let request = m::metadata::MetadataRequest {
+        topics: Some(topics.collect()),
+        allow_auto_topic_creation: true,
+        ..Default::default()
+    };
+    let answer = broker.call(12, &request).await;
+    assert_eq!(quorum.state.read().topics().count(), 100);
+    let codes: Vec<i16> = answer.topics.iter().map(|topic| topic.error_code).collect();
+    assert!(codes[..100].iter().all(|code| *code == 0), "{codes:?}");
+    // The client asks again, and gets further.
+    assert!(codes[100..].iter().all(|code| *code == ErrorCode::LeaderNotAvailable.code()), "{codes:?}");
+    broker.call(12, &request).await;
+    assert_eq!(quorum.state.read().topics().count(), 200);
 }
