@@ -33,7 +33,7 @@ use chronik_model::{IncarnationId, NodeId, RaftIndex, Term};
 use parking_lot::RwLock;
 
 pub use crate::Now;
-pub use host::{Host, Input, Leadership, ProposeAnswer};
+pub use host::{Host, Input, Leadership, ProposeAnswer, Reign};
 
 /// Most proposals that wait, and most reads.
 const MAX_WAITING: usize = 65_536;

@@ -21,6 +21,17 @@ pub struct Leadership {
     pub role: Role,
 }
 
+/// A leader in its term.
+pub type Reign = (NodeId, u64);
+
+impl Leadership {
+    /// Who leads in which term, if anybody does.
+    #[must_use]
+    pub fn reign(&self) -> Option<Reign> {
+        self.leader.map(|leader| (leader, self.term))
+    }
+}
+
 /// What became of a proposal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProposeAnswer {

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, RegisterBroker};
 use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId, RaftIndex};
+use chronik_node::quorum::Reign;
 use tokio::sync::watch;
 
 use super::Shared;
 use super::clock::{mono_ms, wall_ms};
+use super::contact::Answered;
 use super::inbox::Input;
 use super::meta_client::Meta;
 use crate::config::LifecycleConfig;
@@ -84,8 +86,17 @@ impl std::fmt::Debug for Lifecycle {
 
 /// What the leader said.
 enum Answer {
-    Ok { fenced: bool, may_shut_down: bool },
-    Stale { epoch: BrokerEpoch, address: String, other_process: bool },
+    /// `applied`: what it had applied, if it certainly still led.
+    Ok {
+        fenced: bool,
+        may_shut_down: bool,
+        applied: Option<RaftIndex>,
+    },
+    Stale {
+        epoch: BrokerEpoch,
+        address: String,
+        other_process: bool,
+    },
     Nothing,
 }
 
@@ -166,11 +177,22 @@ impl Lifecycle {
         let mut wants_shutdown = self.wants_shutdown.subscribe();
         let mut told = RaftIndex(0);
         loop {
-            let leader = leadership.borrow_and_update().leader;
+            let known = *leadership.borrow_and_update();
+            let (leader, reign) = (known.leader, known.reign());
             let leaving = *wants_shutdown.borrow_and_update();
             let mut pause = Duration::from_millis(self.config.heartbeat_interval_ms);
-            match self.beat(leader, leaving).await {
-                Answer::Ok { fenced, may_shut_down } => {
+            let mut kept_out = false;
+            let sent_ms = mono_ms();
+            let answer = tokio::select! {
+                answer = self.beat(leader, leaving) => answer,
+                // One that leads no more may not answer for long: ask who does.
+                _ = leadership.wait_for(|l| l.reign() != reign) => continue,
+                _ = wants_shutdown.wait_for(|wants| *wants != leaving) => continue,
+            };
+            self.note_contact(reign, sent_ms, &answer);
+            match answer {
+                Answer::Ok { fenced, may_shut_down, .. } => {
+                    kept_out = fenced;
                     if may_shut_down {
                         self.may_stop.send_replace(true);
                     }
@@ -195,11 +217,39 @@ impl Lifecycle {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = leadership.wait_for(|l| l.leader != leader) => {}
+                _ = leadership.wait_for(|l| l.reign() != reign) => {}
                 _ = wants_shutdown.wait_for(|wants| *wants != leaving) => {}
                 () = self.somebody_waits_for_us(&mut told) => {}
+                () = self.let_in(), if kept_out => {}
             }
         }
+    }
+
+    fn note_contact(&self, asked: Option<Reign>, sent_ms: u64, answer: &Answer) {
+        let contact = &self.shared().contact;
+        match (answer, asked) {
+            (&Answer::Ok { fenced, applied: Some(applied), .. }, Some(asked)) => {
+                let session_ms = self.config.session_timeout_ms;
+                contact.answered(asked, Answered { sent_ms, session_ms, fenced, applied });
+            }
+            _ => contact.lost(mono_ms()),
+        }
+    }
+
+    /// Completes when this broker, which is fenced, has applied that it is not any more: the leader's word for that is
+    /// worth asking for at once.
+    async fn let_in(&self) {
+        let shared = self.shared();
+        let mut applied = shared.applied.subscribe();
+        if shared.is_unfenced() {
+            return std::future::pending().await;
+        }
+        while applied.changed().await.is_ok() {
+            if shared.is_unfenced() {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Completes when this broker has applied that another one is leaving: that one may stop when the leader knows that we
@@ -226,6 +276,7 @@ impl Lifecycle {
     async fn beat(&self, leader: Option<NodeId>, leaving: bool) -> Answer {
         let Some(leader) = leader else { return Answer::Nothing };
         let shared = self.shared();
+        let timeout = Duration::from_millis(self.config.session_timeout_ms / 2);
         let offline_dirs = if (self.offline)() { vec![self.registration.directory] } else { Vec::new() };
         let (node, broker_epoch, applied) = (shared.node, shared.broker_epoch(), *shared.applied.borrow());
         if leader == node {
@@ -235,7 +286,12 @@ impl Lifecycle {
             };
             return match answer.await {
                 Ok(Some(reply)) if reply.stale_epoch => self.stale_here(),
-                Ok(Some(reply)) => Answer::Ok { fenced: reply.fenced, may_shut_down: reply.may_shut_down },
+                Ok(Some(reply)) => {
+                    // A leader cut off believes for a while that it leads; a majority knows better. One that leaves is
+                    // not ready anyhow, and does not wait.
+                    let applied = if leaving { None } else { self.meta.read_index(timeout).await.ok() };
+                    Answer::Ok { fenced: reply.fenced, may_shut_down: reply.may_shut_down, applied }
+                }
                 Ok(None) | Err(_) => Answer::Nothing,
             };
         }
@@ -249,10 +305,9 @@ impl Lifecycle {
             offline_directories: offline_dirs.iter().map(|d| bytes::Bytes::copy_from_slice(&d.0)).collect(),
             wall_ms: wall_ms(),
         };
-        let timeout = Duration::from_millis(self.config.session_timeout_ms / 2);
         match self.meta.control().heartbeat(leader, request, timeout).await.map(|reply| reply.outcome) {
             Ok(Some(heartbeat_reply::Outcome::Ok(ok))) => {
-                Answer::Ok { fenced: ok.fenced, may_shut_down: ok.may_shut_down }
+                Answer::Ok { fenced: ok.fenced, may_shut_down: ok.may_shut_down, applied: Some(RaftIndex(ok.applied)) }
             }
             Ok(Some(heartbeat_reply::Outcome::Stale(stale))) => {
                 let other_process = stale.incarnation.len() == 16 && stale.incarnation[..] != shared.incarnation.0;

@@ -13,6 +13,7 @@ use chronik_node::quorum::{Host, Leadership, ProposeAnswer};
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::clock::mono_ms;
 use crate::peer::directory::{Origin, PeerAddress};
 use crate::peer::transport::{SendOutcome, Transport};
 
@@ -52,6 +53,8 @@ impl Host for ServerHost {
     }
 
     fn role(&mut self, now: Leadership) {
+        // Before anybody can ask the new leader.
+        self.shared.contact.led_by(now.reign(), mono_ms());
         let before = self.shared.leadership.send_replace(now);
         if before.leader != now.leader {
             self.shared.counters.leader_changes.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 
 pub mod changes;
 pub mod clock;
+pub mod contact;
 pub mod control;
 pub mod heartbeat;
 mod host;
@@ -33,6 +34,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use changes::ChangeFeed;
+use contact::Contact;
 
 /// What the Raft thread shares with everybody else. Written by the Raft thread alone, but for what is marked.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub struct Shared {
     epoch: AtomicI64,
     /// Our cluster, when known; written by `startup` and [`join`].
     pub cluster_id: RwLock<Option<ClusterId>>,
+    /// Whether the controller answers; written by [`heartbeat`] too.
+    pub contact: Contact,
     /// Another process seems to have our node id.
     pub twin: Mutex<Option<Twin>>,
     /// Peers whose connection broke and has not come back, with the (monotonic) moment it broke.
@@ -109,6 +113,7 @@ impl Shared {
             counters: Counters::default(),
             epoch: AtomicI64::new(BrokerEpoch::NONE.0),
             cluster_id: RwLock::default(),
+            contact: Contact::default(),
             twin: Mutex::default(),
             lost: Mutex::default(),
         })
@@ -197,6 +202,7 @@ impl Shared {
         if leadership.role == Role::Leader && !self.majority_connected() {
             return Err("leads the metadata quorum, but is not connected to a majority of the voters".into());
         }
+        let applied = *self.applied.borrow();
         let state = self.state.read();
         let epoch = self.broker_epoch();
         match state.broker(self.node) {
@@ -204,7 +210,8 @@ impl Shared {
             None => Err("not registered yet".into()),
             Some(broker) if broker.epoch != epoch => Err("the registration is not applied yet".into()),
             Some(broker) if broker.fenced => Err("fenced: the leader has not let this broker in yet".into()),
-            Some(_) => Ok(()),
+            // All of this may be old: it is what this broker knew when it was last told something.
+            Some(_) => self.contact.check(clock::mono_ms(), applied),
         }
     }
 }

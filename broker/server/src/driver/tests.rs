@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_consensus::{Config, Replica, Start};
+use chronik_consensus::{Config, Replica, Role, Start};
 use chronik_core::controller::{
-    Command, CommandResult, CreateTopic, Endpoint, Endpoints, Liveness, LivenessConfig, NoOp,
+    Command, CommandResult, CreateTopic, Endpoint, Endpoints, Envelope, Liveness, LivenessConfig, NoOp, ProposalId,
+    RegisterBroker, UnfenceBroker,
 };
 use chronik_log::disk::{Disk, MemDisk};
-use chronik_model::{BrokerEpoch, ClusterId, ErrorCode, NodeId, TopicId, Uuid};
+use chronik_model::{BrokerEpoch, ClusterId, ErrorCode, NodeId, RaftIndex, TopicId, Uuid};
 use tokio::net::TcpListener;
 
+use super::contact::Answered;
 use super::control::Control;
 use super::heartbeat::{Lifecycle, Registration};
 use super::inbox::{Inbox, Input};
 use super::meta_client::Meta;
 use super::raft_thread::{RaftThread, decode_image};
-use super::{Shared, clock, join};
+use super::{Leadership, Shared, clock, join};
 use crate::peer::control::ControlClient;
 use crate::peer::directory::{Origin, PeerAddress, PeerDirectory};
 use crate::peer::dns::Resolver;
@@ -294,7 +296,7 @@ async fn a_second_process_of_the_same_broker_is_not_registered_while_the_first_l
     let first = cluster.start(1).await;
     first.live().await;
     let endpoint = Endpoint { host: "elsewhere".into(), port: 1 };
-    let twin = chronik_core::controller::RegisterBroker {
+    let twin = RegisterBroker {
         node: NodeId(1),
         incarnation: Uuid([99; 16]),
         directories: vec![Uuid([99; 16])],
@@ -342,4 +344,92 @@ async fn a_leader_that_stood_still_fences_nobody_whose_heartbeats_it_could_not_r
     }
     let applied = *first.meta.shared().applied.borrow();
     assert_eq!(applied.0, before.0 + 1, "nobody was fenced and let in again");
+}
+
+/// Three voters, of which this broker is registered, let in, and follows the second.
+fn follower() -> Arc<Shared> {
+    let shared = Shared::new(NodeId(1), Uuid([1; 16]), vec![NodeId(1), NodeId(2), NodeId(3)]);
+    let endpoint = Endpoint { host: "h".into(), port: 1 };
+    let register = RegisterBroker {
+        node: NodeId(1),
+        incarnation: Uuid([1; 16]),
+        directories: vec![Uuid([101; 16])],
+        cluster_id: ClusterId::from("c"),
+        endpoints: Endpoints {
+            kafka: endpoint.clone(),
+            replication: endpoint.clone(),
+            control: endpoint.clone(),
+            admin: endpoint,
+        },
+        rack: None,
+        previous_broker_epoch: BrokerEpoch::NONE,
+        software_version: String::new(),
+    };
+    let broker_epoch = BrokerEpoch(5);
+    let commands: [Command; 2] = [register.into(), UnfenceBroker { node: NodeId(1), broker_epoch }.into()];
+    for (sequence, command) in (0..).zip(commands) {
+        let id = ProposalId { origin: NodeId(1), incarnation: Uuid([1; 16]), sequence };
+        let index = RaftIndex(5 + sequence);
+        let applied = shared.state.write().apply_envelope(index, &Envelope::new(id, 0, command));
+        applied.result.ok().unwrap();
+        shared.applied.send_replace(index);
+    }
+    shared.set_broker_epoch(broker_epoch);
+    assert!(shared.is_unfenced());
+    shared
+}
+
+#[test]
+fn a_broker_that_hears_of_a_leader_again_is_not_ready_before_it_knows_what_happened_meanwhile() {
+    let shared = follower();
+    let lead = |leader: Option<i32>, term| {
+        let now = Leadership { leader: leader.map(NodeId), term, role: Role::Follower };
+        shared.contact.led_by(now.reign(), clock::mono_ms());
+        shared.leadership.send_replace(now);
+    };
+    let answered = |leader, term, applied| {
+        let (sent_ms, applied) = (clock::mono_ms(), RaftIndex(applied));
+        shared
+            .contact
+            .answered((NodeId(leader), term), Answered { sent_ms, session_ms: 60_000, fenced: false, applied });
+    };
+    lead(Some(2), 1);
+    answered(2, 1, 6);
+    assert_eq!(shared.ready(), Ok(()));
+    // Cut off; the others elect the third, and it is the first of whom this broker hears again.
+    lead(None, 1);
+    assert!(shared.ready().unwrap_err().contains("no leader"));
+    lead(Some(3), 2);
+    assert!(shared.ready().unwrap_err().contains("no contact"));
+    answered(3, 2, 9);
+    assert!(shared.ready().unwrap_err().contains("up to 6, the controller has 9"));
+    shared.applied.send_replace(RaftIndex(9));
+    assert_eq!(shared.ready(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_become_ready_by_themselves_and_a_leader_without_followers_does_not_stay_so() {
+    let mut cluster = Cluster::new(3, 0).await;
+    let mut nodes = vec![cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+    for node in &nodes {
+        node.live().await;
+    }
+    let ready = async |node: &Node, expected: bool| {
+        let asking = async {
+            while node.meta.shared().ready().is_ok() != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, asking).await.expect("readiness never changed");
+    };
+    for node in &nodes {
+        ready(node, true).await;
+    }
+    let leader = nodes[0].leader().await;
+    let position = nodes.iter().position(|node| node.meta.shared().node == leader).unwrap();
+    let left = nodes.remove(position);
+    for node in nodes {
+        node.kill().await;
+    }
+    ready(&left, false).await;
 }
