@@ -128,10 +128,13 @@ class Broker:
     def http(self, path, timeout=5.0):
         return get(f"http://{self.admin}{path}", timeout)
 
-    def status(self):
-        code, body = self.http("/status")
+    def http_json(self, path, timeout=5.0):
+        code, body = self.http(path, timeout)
         assert code == 200, body
         return json.loads(body)
+
+    def status(self):
+        return self.http_json("/status")
 
     def ready(self):
         return self.running and self.http("/readyz")[0] == 200

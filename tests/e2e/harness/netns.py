@@ -21,10 +21,15 @@ def enter(name):
     """Moves the calling thread (and all it starts) into namespace `name`."""
     fd = os.open(f"/run/netns/{name}", os.O_RDONLY)
     try:
-        if _libc.setns(fd, CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {name}")
+        enter_descriptor(fd)
     finally:
         os.close(fd)
+
+
+def enter_descriptor(fd):
+    """Moves the calling thread into the network namespace that `fd` is open on."""
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def inside(name, function, *args):
@@ -49,8 +54,8 @@ def inside(name, function, *args):
 class Network:
     """A hub and `count` hosts, 10.99.0.1 to 10.99.0.count, hub 10.99.0.254."""
 
-    def __init__(self, count):
-        self.prefix = f"ck{os.getpid() % 100000}"
+    def __init__(self, count, prefix="ck"):
+        self.prefix = f"{prefix}{os.getpid() % 100000}"
         self.hub = f"{self.prefix}h"
         self.count = count
 
@@ -115,7 +120,29 @@ class Network:
         self._in(self.host(index), "iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(port), "-j", "REJECT",
                  "--reject-with", "tcp-reset")
 
+    def cut_address(self, index, address):
+        """Packets from `address` no longer reach host `index`."""
+        self._in(self.host(index), "iptables", "-A", "INPUT", "-s", address, "-j", "DROP")
+
+    def hide(self, index):
+        """Clients in the hub no longer reach host `index`; the other hosts do."""
+        self.cut_address(index, self.address(254))
+
+    def lose(self, index, fraction):
+        """A part of the packets that other hosts and the hub send to host `index` is lost."""
+        self._in(self.host(index), "iptables", "-A", "INPUT", "-i", "eth0", "-m", "statistic", "--mode", "random",
+                 "--probability", f"{fraction:.3f}", "-j", "DROP")
+
+    def slow(self, index, delay_ms, kbit):
+        """What host `index` sends is late: by `delay_ms` where the kernel has netem, else by a queue in front of `kbit`/s."""
+        inside = ["nsenter", f"--net=/run/netns/{self.host(index)}", "tc", "qdisc", "replace", "dev", "eth0", "root"]
+        netem = [*inside, "netem", "delay", f"{delay_ms}ms", f"{delay_ms // 3}ms"]
+        if subprocess.run(netem, check=False, capture_output=True).returncode != 0:
+            _run(*inside, "tbf", "rate", f"{kbit}kbit", "burst", "16kb", "latency", f"{4 * delay_ms}ms")
+
     def heal(self):
-        """All cables back."""
+        """All cables back, and fast."""
         for index in range(1, self.count + 1):
             self._in(self.host(index), "iptables", "-F")
+            tc = ["nsenter", f"--net=/run/netns/{self.host(index)}", "tc", "qdisc", "del", "dev", "eth0", "root"]
+            subprocess.run(tc, check=False, capture_output=True)

@@ -1,0 +1,43 @@
+"""`python -m soak MINUTES [SEED]`: prints one line per round; ends with 1 at the first broken promise. Needs root."""
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from .runner import Failure, Soak
+from .world import leftovers
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("seed", nargs="?", help="replays the same actions")
+    parser.add_argument("--generation", type=int, help="only this cluster of the seed, all its rounds")
+    parser.add_argument("--directory", help="where histories, logs and data go; kept after a failure")
+    parser.add_argument("--clean", action="store_true", help="only remove what a killed run left in the directory")
+    args = parser.parse_args()
+    directory = Path(args.directory or tempfile.mkdtemp(prefix="chronik-soak-"))
+    if args.clean:
+        for what in leftovers(directory):
+            print(f"removed {what}")
+        return 0
+    logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    seed = int(args.seed) if args.seed else int(os.environ.get("SEED") or random.randrange(1 << 32))
+    soak = Soak(directory / "run", seed, args.minutes, args.generation, lambda line: print(line, flush=True))
+    try:
+        soak.run()
+    except Failure:
+        return 1
+    shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,383 @@
+"""Clients under test: producers of all kinds, readers, a group, a committer, an administrator, and a probe of high watermarks.
+
+Each is a thread with a name that stands in the history. `runner` starts them at the beginning of a round, stops the producers
+when faults are healed, and joins all of them; a thread that died of an exception is a failure of the round.
+"""
+
+import random
+import struct
+import threading
+import time
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from harness import kafka, raw
+
+from .recorder import decode, encode
+
+QUICK = {
+    "retry.backoff.ms": 20, "retry.backoff.max.ms": 300, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 300,
+    "socket.timeout.ms": 10000, "socket.connection.setup.timeout.ms": 3000, "log_level": 0,
+}
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+
+
+class Client(threading.Thread):
+    """A thread that works until it is told to stop."""
+
+    def __init__(self, world, name):
+        super().__init__(daemon=True, name=name)
+        self.world, self.record = world, world.record
+        self.stopping = threading.Event()
+        self.failure = None
+
+    def run(self):
+        try:
+            self.work()
+        except Exception as error:  # noqa: BLE001 - told by runner
+            self.failure = f"{self.name}: {error!r}"
+
+    def work(self):
+        raise NotImplementedError
+
+    def config(self, **more):
+        return {"bootstrap.servers": self.world.bootstrap(), "client.id": self.name, "error_cb": lambda _: None, **QUICK, **more}
+
+
+class Loader(Client):
+    """Produces numbered records to random partitions of `topics`."""
+
+    def __init__(self, world, name, topics, rate, acks, idempotent=False, codec="none", linger=5):
+        super().__init__(world, name)
+        self.topics, self.rate, self.acks, self.idempotent = topics, rate, acks, idempotent
+        self.settings = {"acks": acks, "enable.idempotence": idempotent, "compression.type": codec, "linger.ms": linger,
+                         "message.timeout.ms": 60000, "topic.metadata.refresh.interval.ms": 2000}
+        self.lives, self.sent, self.acked = 0, 0, 0
+
+    def _delivered(self, name):
+        def outcome(error, message):
+            if error is None:
+                self.acked += 1
+                self.record("sent", by=self.name, value=name, ok=True, offset=message.offset())
+            else:
+                self.record("sent", by=self.name, value=name, ok=False, error=error.name())
+
+        return outcome
+
+    def work(self):
+        rng = random.Random(self.name)
+        while not self.stopping.is_set():
+            self.lives += 1
+            self._live(f"{self.name}{'' if self.lives == 1 else f'b{self.lives}'}", rng)
+
+    def _live(self, life, rng):
+        """One producer, until told to stop or until it cannot go on."""
+        client = Producer(self.config(**self.settings))
+        number, fatal = 0, None
+        while not self.stopping.is_set() and fatal is None:
+            topic, partition = rng.choice(self.topics)
+            name = f"{life}.{number}"
+            number += 1
+            self.record("send", by=life, topic=topic, partition=partition, value=name, acks=self.acks, idem=self.idempotent)
+            try:
+                client.produce(topic, encode(name), partition=partition, on_delivery=self._delivered(name))
+                self.sent += 1
+            except BufferError:
+                client.poll(0.2)
+            except KafkaException as error:
+                fatal = error.args[0]
+            client.poll(0)
+            self.stopping.wait(1 / self.rate)
+        left = client.flush(90)
+        if fatal is not None and self.idempotent:
+            self.record("fatal", by=life, error=str(fatal))
+        if left:
+            raise AssertionError(f"{left} records neither acknowledged nor failed")
+
+
+class Reader(Client):
+    """Reads partitions by assignment, from their beginnings or from where it is told."""
+
+    def __init__(self, world, name, positions):
+        super().__init__(world, name)
+        self.positions = positions
+
+    def work(self):
+        client = Consumer(self.config(**{
+            "group.id": self.name, "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": 100,
+            "fetch.error.backoff.ms": 50, "topic.metadata.refresh.interval.ms": 2000, "check.crcs": True,
+        }))
+        for (topic, partition), offset in self.positions.items():
+            self.record("assign", by=self.name, assignment=1, topic=topic, partition=partition, offset=offset)
+        client.assign([TopicPartition(t, p, o) for (t, p), o in self.positions.items()])
+        while not self.stopping.is_set():
+            tell_reads(self, client.consume(500, 0.3), lambda _: 1)
+        client.close()
+
+
+def tell_reads(client, messages, assignment_of, **more):
+    """Records runs of consecutive records of one partition as one event each."""
+    run = None
+    for message in messages:
+        if message.error():
+            if message.error().code() not in TRANSIENT:
+                client.record("client-error", by=client.name, error=str(message.error()))
+            if message.error().code() == KafkaError._AUTO_OFFSET_RESET:
+                client.record("fatal", by=client.name, error=f"reader: {message.error()}")
+            continue
+        place = (message.topic(), message.partition())
+        if run and run[0] == place and run[1] + len(run[2]) == message.offset():
+            run[2].append(decode(message.value()))
+            continue
+        _flush(client, run, assignment_of, more)
+        run = (place, message.offset(), [decode(message.value())])
+    _flush(client, run, assignment_of, more)
+
+
+def _flush(client, run, assignment_of, more):
+    if run:
+        (topic, partition), offset, values = run
+        client.record("read", by=client.name, assignment=assignment_of((topic, partition)), topic=topic, partition=partition,
+                      offset=offset, values=values, **more)
+
+
+TRANSIENT = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+
+
+class Member(Client):
+    """A member of a consumer group that commits what it was given."""
+
+    def __init__(self, world, name, group, topics, cooperative):
+        super().__init__(world, name)
+        self.group, self.topics, self.cooperative = group, topics, cooperative
+        self.assignments, self.next, self.fresh, self.generation = {}, {}, {}, -1
+
+    def _current_generation(self, client):
+        """Of the group metadata that librdkafka hands to transactions: `CGMDv2:`, generation, group, member."""
+        return struct.unpack_from("=i", client.consumer_group_metadata(), 7)[0]
+
+    def _assigned(self, client, partitions):
+        self.generation = self._current_generation(client)
+        places = [(p.topic, p.partition) for p in partitions]
+        owned = sorted({*places, *self.assignments})
+        event = self.record("own", group=self.group, generation=self.generation, member=self.name, partitions=owned)
+        for place in places:
+            self.assignments[place] = self.record.next_id()
+            self.fresh[place] = event["t"]
+            self.record("assign", by=self.name, assignment=self.assignments[place], topic=place[0], partition=place[1], offset=None)
+        if self.cooperative:
+            client.incremental_assign(partitions)
+
+    def _revoked(self, client, partitions):
+        self._commit(client)
+        for p in partitions:
+            self._forget((p.topic, p.partition))
+        if self.cooperative:
+            client.incremental_unassign(partitions)
+
+    def _lost(self, client, partitions):
+        for p in partitions:
+            self._forget((p.topic, p.partition))
+        if self.cooperative:
+            client.incremental_unassign(partitions)
+
+    def _forget(self, place):
+        for table in (self.assignments, self.next, self.fresh):
+            table.pop(place, None)
+
+    def _commit(self, client):
+        ids, offsets, era = [], [], [self.group, self.generation]
+        for (topic, partition), offset in self.next.items():
+            number = self.record.next_id()
+            self.record("write", id=number, register=f"offset {self.group} {topic}/{partition}", value=offset, era=era)
+            ids.append(number)
+            offsets.append(TopicPartition(topic, partition, offset))
+        if not offsets:
+            return
+        self.next.clear()
+        try:
+            results = client.commit(offsets=offsets, asynchronous=False)
+            good = {(r.topic, r.partition) for r in results if r.error is None}
+        except KafkaException:
+            good = set()
+        for number, place in zip(ids, offsets):
+            self.record("wrote", id=number, ok=True if (place.topic, place.partition) in good else None)
+
+    def work(self):
+        client = Consumer(self.config(**{
+            "group.id": self.group, "enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100,
+            "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000, "max.poll.interval.ms": 300000,
+            "topic.metadata.refresh.interval.ms": 2000,
+            "partition.assignment.strategy": "cooperative-sticky" if self.cooperative else "range",
+        }))
+        client.subscribe(self.topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        committed = time.monotonic()
+        while not self.stopping.is_set():
+            messages = client.consume(200, 0.2)
+            # What was taken from us within this very call is no longer ours to commit.
+            good = [m for m in messages if not m.error() and (m.topic(), m.partition()) in self.assignments]
+            for message in good:
+                place = (message.topic(), message.partition())
+                began = self.fresh.pop(place, None)
+                if began is not None:
+                    # Where a fresh owner begins is what it was told to be committed; 0 also when nothing was.
+                    offset = message.offset()
+                    self.record("look", register=f"offset {self.group} {place[0]}/{place[1]}", began=began, value=offset or None)
+                self.next[place] = message.offset() + 1
+            tell_reads(self, messages, lambda place: self.assignments.get(place, -1), group=self.group)
+            if time.monotonic() - committed > 0.7:
+                self._commit(client)
+                committed = time.monotonic()
+        self._commit(client)
+        client.close()
+
+
+class Committer(Client):
+    """Commits ever higher offsets for a group without members and reads them back."""
+
+    def __init__(self, world, name, group, topic, partitions, start):
+        super().__init__(world, name)
+        self.group, self.topic, self.partitions, self.value = group, topic, partitions, start
+
+    def work(self):
+        client = Consumer(self.config(**{"group.id": self.group, "enable.auto.commit": False}))
+        rng = random.Random(self.name)
+        while not self.stopping.is_set():
+            partition = rng.choice(self.partitions)
+            register = f"offset {self.group} {self.topic}/{partition}"
+            if rng.random() < 0.6:
+                self.value += 1
+                number = self.record.next_id()
+                self.record("write", id=number, register=register, value=self.value)
+                try:
+                    result = client.commit(offsets=[TopicPartition(self.topic, partition, self.value)], asynchronous=False)
+                    ok = result[0].error is None or None
+                except KafkaException:
+                    ok = None
+                self.record("wrote", id=number, ok=ok)
+            else:
+                look(self, client, self.group, self.topic, partition)
+            self.stopping.wait(0.1)
+        client.close()
+
+
+def look(client, consumer, group, topic, partition, timeout=10):
+    """Reads a committed offset into the history; says whether it was answered."""
+    began = time.monotonic()
+    try:
+        answer = consumer.committed([TopicPartition(topic, partition)], timeout=timeout)[0]
+    except KafkaException:
+        return False
+    if answer.error is not None:
+        return False
+    value = answer.offset if answer.offset >= 0 else None
+    client.record("look", register=f"offset {group} {topic}/{partition}", began=began, value=value)
+    return True
+
+
+class Administrator(Client):
+    """Creates topics, fills them, deletes some of them, and changes configurations."""
+
+    def __init__(self, world, name, pace):
+        super().__init__(world, name)
+        self.pace = pace
+
+    def work(self):
+        client = kafka.AdminClient(self.config())
+        producer = Producer(self.config(**{"acks": "all", "message.timeout.ms": 20000}))
+        rng = random.Random(self.name)
+        mine, turn = [], 0
+        while not self.stopping.is_set():
+            turn += 1
+            draw = rng.random()
+            if draw < 0.35:
+                topic = f"{self.name}-{turn}"
+                if self._create(client, topic, rng.randint(1, 3)):
+                    mine.append(topic)
+                    self._fill(producer, topic)
+            elif draw < 0.55 and mine:
+                self._delete(client, mine.pop(rng.randrange(len(mine))))
+            else:
+                self._configure(client, rng.choice(("t0", "t1")), rng.choice(("segment.bytes", "max.message.bytes")),
+                                rng.choice((1 << 20, 2 << 20, 4 << 20, 16 << 20)))
+            producer.poll(0)
+            self.stopping.wait(rng.expovariate(1 / self.pace))
+        left = producer.flush(60)
+        if left:
+            raise AssertionError(f"{left} records neither acknowledged nor failed")
+
+    def _create(self, client, topic, partitions):
+        self.record("create", topic=topic)
+        try:
+            client.create_topics([NewTopic(topic, partitions, 3)], operation_timeout=10, request_timeout=12)[topic].result(20)
+            ok = True
+        except (KafkaException, TimeoutError):
+            ok = None
+        self.record("created", topic=topic, ok=ok)
+        return ok
+
+    def _fill(self, producer, topic):
+        for number in range(20):
+            name = f"{topic}.{number}"
+            self.record("send", by=topic, topic=topic, partition=0, value=name, acks=-1, idem=False)
+
+            def outcome(error, message, name=name):
+                self.record("sent", by=self.name, value=name, ok=error is None, offset=message.offset() if error is None else None)
+
+            producer.produce(topic, encode(name), partition=0, on_delivery=outcome)
+
+    def _delete(self, client, topic):
+        self.record("delete", topic=topic)
+        try:
+            client.delete_topics([topic], operation_timeout=10, request_timeout=12)[topic].result(20)
+            ok = True
+        except (KafkaException, TimeoutError):
+            ok = None
+        self.record("deleted", topic=topic, ok=ok)
+
+    def _configure(self, client, topic, key, value):
+        number = self.record.next_id()
+        entry = ConfigEntry(key, str(value), incremental_operation=AlterConfigOpType.SET)
+        self.record("write", id=number, register=f"config {topic} {key}", value=str(value))
+        try:
+            resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+            client.incremental_alter_configs([resource], request_timeout=10)[resource].result(15)
+            ok = True
+        except (KafkaException, TimeoutError):
+            ok = None
+        self.record("wrote", id=number, ok=ok)
+
+
+class Probe(Client):
+    """Asks every broker, one after another, for the high watermarks of what it thinks it leads."""
+
+    def work(self):
+        connections = {}
+        while not self.stopping.is_set():
+            for node, (host, port) in self.world.kafka_addresses().items():
+                try:
+                    if node not in connections:
+                        connections[node] = raw.Connection(host, port, timeout=1.0)
+                    self._ask(node, connections[node])
+                except (OSError, struct.error):
+                    broken = connections.pop(node, None)
+                    if broken:
+                        broken.close()
+                if self.stopping.is_set():
+                    break
+            self.stopping.wait(0.2)
+        for connection in connections.values():
+            connection.close()
+
+    def _ask(self, node, connection):
+        wanted = {}
+        for topic, partitions in connection.metadata().items():
+            led = [(p.index, p.epoch) for p in partitions if p.leader == node]
+            if led and topic in self.world.topics:
+                wanted[topic] = led
+        if not wanted:
+            return
+        epochs = {(t, p): epoch for t, partitions in wanted.items() for p, epoch in partitions}
+        for (topic, partition), (error, offset) in connection.offsets(wanted).items():
+            if error == 0:
+                self.record("mark", broker=node, topic=topic, partition=partition, epoch=epochs[(topic, partition)], offset=offset)
