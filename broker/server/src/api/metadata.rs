@@ -11,6 +11,7 @@ use chronik_wire::messages::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
 };
+use futures::StreamExt;
 
 use super::{Api, Call, Outcome, admin};
 
@@ -19,6 +20,11 @@ use super::{Api, Call, Outcome, admin};
 const FAILOVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a Metadata request waits for a topic that it makes.
 const AUTO_CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Topics that one request may make; about the others it is told to ask again. A request has room for many thousands of
+/// names, and each is a record of the metadata log for ever.
+const MAX_AUTO_CREATED: usize = 100;
+/// Of these, how many are proposed at the same time.
+const CREATED_AT_ONCE: usize = 16;
 
 pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> Outcome<MetadataResponse> {
     let version = call.version;
@@ -41,16 +47,15 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> O
     }
     let api = Arc::clone(api);
     Outcome::Ordered(Box::pin(async move {
-        let created = missing.into_iter().map(|name| {
+        let mut missing = missing;
+        let later = missing.split_off(missing.len().min(MAX_AUTO_CREATED));
+        let created = futures::stream::iter(missing).map(|name| {
             let api = Arc::clone(&api);
-            async move { (name.clone(), create(&api, name).await) }
+            async move { create(&api, name.clone()).await.err().map(|error| (name, error)) }
         });
-        let failed = futures::future::join_all(created)
-            .await
-            .into_iter()
-            .filter_map(|(name, result)| result.err().map(|error| (name, error)))
-            .collect();
-        answer(&api, wanted.as_deref(), &failed)
+        let failed = created.buffer_unordered(CREATED_AT_ONCE).filter_map(std::future::ready).collect::<Vec<_>>().await;
+        let postponed = later.into_iter().map(|name| (name, ErrorCode::LeaderNotAvailable));
+        answer(&api, wanted.as_deref(), &failed.into_iter().chain(postponed).collect())
     }))
 }
 
