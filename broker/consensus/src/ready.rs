@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use chronik_log::disk::Disk;
-use chronik_model::{RaftIndex, Term};
+use chronik_model::{RaftIndex, Term, mutant};
 use raft::Ready;
 use raft::eraftpb;
 
@@ -54,12 +54,13 @@ impl<D: Disk + Clone> Replica<D> {
         let durable = self.node.store().hard();
         // A lone voter becomes leader within one step: its learners must not hear of a term that a crash could undo.
         let same_term_and_vote = ready.hs().is_none_or(|hs| hs.term == durable.term && hs.vote == durable.vote);
-        for message in ready.take_messages() {
+        let early = if mutant!(SendBeforePersist) { ready.take_persisted_messages() } else { Vec::new() };
+        for message in ready.take_messages().into_iter().chain(early) {
             let message = RaftMessage::from(message);
             trace_out(&message);
             if message.is_snapshot() {
                 effects.snapshots.push(message);
-            } else if same_term_and_vote {
+            } else if same_term_and_vote || mutant!(SendBeforePersist) {
                 send_now(message);
             } else {
                 effects.messages.push(message);

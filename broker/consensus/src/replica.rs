@@ -8,9 +8,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use chronik_log::disk::Disk;
-use chronik_model::{NodeId, RaftIndex, Term};
+use chronik_model::{NodeId, RaftIndex, Term, mutant};
 use raft::eraftpb;
-use raft::{RawNode, SnapshotStatus, StateRole};
+use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 use crate::bridge;
 use crate::config::Config;
@@ -99,7 +99,8 @@ impl<D: Disk + Clone> Replica<D> {
         config.validate()?;
         let store = Store::open(disk, dir, config.node, config.segment_bytes, start)?;
         let image = store.read_image()?;
-        let applied = store.image_index();
+        let oldest = || raft::Storage::first_index(&store).unwrap_or(1) - 1;
+        let applied = if mutant!(ImageIgnoresIndex) { oldest() } else { store.image_index() };
         let (index, members) = store.members();
         let membership = membership(index, &members.voters, &members.learners);
         let term = Term(store.hard().term);
@@ -119,6 +120,7 @@ impl<D: Disk + Clone> Replica<D> {
             pre_vote: config.pre_vote,
             max_uncommitted_size: config.max_uncommitted_bytes,
             max_committed_size_per_ready: config.max_committed_bytes_per_ready,
+            read_only_option: if mutant!(StaleRead) { ReadOnlyOption::LeaseBased } else { ReadOnlyOption::Safe },
             ..raft::Config::default()
         };
         let node = RawNode::new(&raft_config, store, &bridge::logger()).map_err(|e| OpenError::Raft(e.to_string()))?;
@@ -206,6 +208,9 @@ impl<D: Disk + Clone> Replica<D> {
                 return;
             }
         };
+        if mutant!(VoteTwice) && kind == MessageType::RequestVote {
+            self.node.raft.vote = raft::INVALID_ID;
+        }
         match self.node.step(message) {
             Ok(()) => {}
             // Answers of a node that was removed meanwhile.
@@ -578,6 +583,10 @@ impl<D: Disk + Clone> Replica<D> {
     }
 
     fn start_election(&mut self) {
+        if !self.node.raft.promotable() {
+            // raft panics when somebody who is no voter campaigns among no voters: it would win.
+            return;
+        }
         self.elections_started += 1;
         self.node.raft.election_elapsed = 0;
         if let Err(e) = self.node.campaign() {

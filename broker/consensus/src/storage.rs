@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use chronik_log::disk::{Disk, parent};
-use chronik_model::NodeId;
+use chronik_model::{NodeId, mutant};
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, StorageError};
 
@@ -158,6 +158,7 @@ impl<D: Disk + Clone> Store<D> {
         for record in &records {
             match record {
                 Record::HardState(hard) => self.hard = *hard,
+                Record::ConfState { .. } if mutant!(ForgetMembers) => {}
                 Record::ConfState { index, state } => self.members = (*index, state.clone()),
                 Record::Image { index, term } => self.image = (*index, *term),
                 Record::Compacted { index, term } | Record::Reset { index, term } if *index >= self.base.0 => {
@@ -194,6 +195,9 @@ impl<D: Disk + Clone> Store<D> {
         }
         self.bytes = self.entries.iter().map(entry_bytes).sum();
         let (last, last_term) = self.last();
+        if mutant!(ForgetVote) {
+            self.hard = HardState { term: last_term, vote: 0, ..self.hard };
+        }
         // The commit index is written with the next batch only; what was applied was committed.
         self.hard.commit = self.hard.commit.max(self.image.0).max(self.members.0);
         if self.hard.commit > last || self.hard.term < last_term {

@@ -29,7 +29,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch};
+use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch, mutant};
 
 use crate::PartitionState;
 use isr::Leadership;
@@ -81,7 +81,10 @@ impl PartitionReplica {
             brokers: BTreeMap::new(),
             role: Role::Idle,
             log_start: log.log_start,
-            high_watermark: log.high_watermark.clamp(log.log_start, log.log_end),
+            high_watermark: match log.high_watermark {
+                restored if mutant!(UnclampedWatermark) => restored,
+                restored => restored.clamp(log.log_start, log.log_end),
+            },
             log_end: log.log_end,
             latest_epoch: log.latest_epoch,
             io_fenced: false,
@@ -301,7 +304,7 @@ impl PartitionReplica {
     fn become_follower(&mut self, leader: NodeId, epoch: LeaderEpoch) -> Vec<Effect> {
         let mut effects = self.leave_role(Role::Follower);
         // With epochs the leader finds the divergence; without any only the watermark is known to be common (KIP-101).
-        let cut = self.latest_epoch.is_none() && self.log_end > self.high_watermark;
+        let cut = (self.latest_epoch.is_none() || mutant!(TruncateToWatermark)) && self.log_end > self.high_watermark;
         let truncate_to = cut.then_some(self.high_watermark);
         effects.push(Effect::BecomeFollower { leader, epoch, truncate_to });
         effects

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, NodeId};
+use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, NodeId, mutant};
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskLock};
@@ -172,7 +172,9 @@ impl LogDir {
             }
             Err(error) => return Err(LogError::io("read", CLEAN_SHUTDOWN_FILE)(error)),
         };
-        self.disk.remove_file(CLEAN_SHUTDOWN_FILE).map_err(self.fatal("remove", CLEAN_SHUTDOWN_FILE))?;
+        if !mutant!(KeepCleanMarker) {
+            self.disk.remove_file(CLEAN_SHUTDOWN_FILE).map_err(self.fatal("remove", CLEAN_SHUTDOWN_FILE))?;
+        }
         self.disk.sync_dir("").map_err(self.fatal("sync directory", CLEAN_SHUTDOWN_FILE))?;
         let epoch = unseal(CLEAN_SHUTDOWN_MAGIC, 1, &content).ok().and_then(|bytes| bytes.try_into().ok());
         Ok(epoch.map(|bytes| BrokerEpoch(i64::from_be_bytes(bytes))))

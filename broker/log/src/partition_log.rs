@@ -16,7 +16,7 @@ mod truncate;
 
 use std::sync::Arc;
 
-use chronik_model::{LeaderEpoch, Offset, PartitionIndex, TopicPartition};
+use chronik_model::{LeaderEpoch, Offset, PartitionIndex, TopicPartition, mutant};
 
 pub use append::{AppendInfo, AppendOrigin};
 pub use flush::FlushPlan;
@@ -106,7 +106,11 @@ impl PartitionLog {
     /// A high watermark brought into the log: not below the log start, not above the log end.
     #[must_use]
     pub fn clamp_high_watermark(&self, high_watermark: Offset) -> Offset {
-        high_watermark.max(self.log_start).min(self.log_end())
+        if mutant!(UnclampedWatermark) {
+            high_watermark
+        } else {
+            high_watermark.max(self.log_start).min(self.log_end())
+        }
     }
 
     /// Bytes of all segments.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, BufMut};
 use chronik_model::batch::BatchHeader;
-use chronik_model::{Offset, ProducerEpoch, ProducerId};
+use chronik_model::{Offset, ProducerEpoch, ProducerId, mutant};
 
 use crate::error::LogError;
 use crate::sealed::{seal, unseal};
@@ -84,11 +84,15 @@ impl ProducerStates {
                 (batch.first_sequence, batch.last_sequence) == (header.base_sequence, header.last_sequence())
             };
             if let Some(batch) = entry.batches.iter().find(same) {
-                return Ok(SequenceCheck::Duplicate(*batch));
+                return Ok(if mutant!(AppendDuplicate) {
+                    SequenceCheck::Append
+                } else {
+                    SequenceCheck::Duplicate(*batch)
+                });
             }
             entry.batches.back().map_or(0, |last| next_sequence(last.last_sequence))
         };
-        if header.base_sequence == expected {
+        if header.base_sequence == expected || mutant!(AcceptSequenceGap) {
             return Ok(SequenceCheck::Append);
         }
         Err(LogError::OutOfOrderSequence { producer_id: header.producer_id, expected, found: header.base_sequence })

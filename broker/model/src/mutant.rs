@@ -53,23 +53,25 @@ mutants! {
     SkipRaftSync "skip-raft-sync" caught by [1, 2, 10];
     /// Messages that promise something leave before the batch is written.
     SendBeforePersist "send-before-persist" caught by [2, 1];
-    /// Term and vote of the log are not taken over at restart.
+    /// The vote, and the term beyond that of the last entry, are not taken over at restart.
     ForgetVote "forget-vote" caught by [2];
     /// A vote is granted again within a term after it was given to another.
     VoteTwice "vote-twice" caught by [2];
     /// A damaged record of the Raft log ends it, wherever it is, and what follows is thrown away.
     TrustShortRaftLog "trust-short-raft-log" caught by [1, 10];
-    /// A change of members takes effect and is not written down.
-    ForgetMembers "forget-members" caught by [2, 13];
+    /// The members written to the Raft log are not taken over at restart.
+    ForgetMembers "forget-members" caught by [13, 2];
     /// A leader answers linearizable reads without asking a majority.
     StaleRead "stale-read" caught by [4, 10];
-    /// A state image is installed and what it covers is applied all the same.
+    /// Entries that the state image covers are applied to it again at restart.
     ImageIgnoresIndex "image-ignores-index" caught by [10];
 
     // The metadata state.
     /// A proposal that was retried is applied each time it is committed.
     ApplyTwice "apply-twice" caught by [10];
-    /// A snapshot forgets which proposals were applied.
+    /// A restored snapshot does not know which index it was taken at.
+    SnapshotForgetsApplied "snapshot-forgets-applied" caught by [10];
+    /// A restored snapshot forgets which proposals were applied.
     SnapshotForgetsProposals "snapshot-forgets-proposals" caught by [10];
     /// The leader epoch stays the same when another leader is elected.
     ReuseLeaderEpoch "reuse-leader-epoch" caught by [2, 3];
@@ -77,15 +79,15 @@ mutants! {
     ElectFenced "elect-fenced" caught by [13, 8];
     /// Without an eligible replica any replica that is alive is elected.
     ElectUnclean "elect-unclean" caught by [1, 8];
-    /// A broker that restarted uncleanly keeps its place among the in-sync and eligible replicas.
+    /// A broker that restarted uncleanly, or with another disk, keeps its place among the eligible replicas.
     TrustUncleanRestart "trust-unclean-restart" caught by [8, 1];
-    /// An AlterPartition may name an earlier registration of a replica.
+    /// Leader and controller take a follower for in sync whose earlier registration was.
     StaleBrokerEpoch "stale-broker-epoch" caught by [8, 1];
     /// An AlterPartition of an older partition epoch is accepted.
     IgnorePartitionEpoch "ignore-partition-epoch" caught by [8, 1];
-    /// A broker that is silent is never fenced.
+    /// A broker that is silent or gone is never fenced.
     FenceNobody "fence-nobody" caught by [13];
-    /// Epochs of registrations are given twice.
+    /// A broker that registers again after a restart gets its old epoch.
     ReuseBrokerEpoch "reuse-broker-epoch" caught by [8, 1];
 
     // The partition replica.
@@ -93,17 +95,17 @@ mutants! {
     AckBeforeIsr "ack-before-isr" caught by [1];
     /// The high watermark is the leader's log end.
     WatermarkFromLogEnd "watermark-from-log-end" caught by [4, 1, 3];
-    /// The high watermark follows the fastest follower.
-    WatermarkOfFastest "watermark-of-fastest" caught by [1, 4];
+    /// An in-sync replica that has not fetched in this leadership does not hold the high watermark back.
+    WatermarkIgnoresSilent "watermark-ignores-silent" caught by [1, 4];
     /// The leader counts with a smaller in-sync set before the controller committed it.
     ShrinkBeforeCommit "shrink-before-commit" caught by [1, 8];
-    /// A follower joins the in-sync set by the high watermark alone, before the start of the leader's epoch.
+    /// A follower joins the in-sync set wherever its log ends.
     ExpandTooEarly "expand-too-early" caught by [1, 8];
     /// The high watermark moves and appends are admitted with too few replicas in sync.
     IgnoreMinIsr "ignore-min-isr" caught by [1];
-    /// A fetch with another leader epoch is served.
-    NoEpochFencing "no-epoch-fencing" caught by [3, 1];
-    /// A fetch of an earlier registration of a follower moves the watermark and the in-sync set.
+    /// Records above the high watermark are served to consumers.
+    ServeUncommitted "serve-uncommitted" caught by [4];
+    /// A fetch of an earlier registration of a follower moves the high watermark.
     StaleFollowerCounts "stale-follower-counts" caught by [1, 8];
     /// The leader does not compare epochs with a follower.
     NoDivergenceCheck "no-divergence-check" caught by [3, 1];
@@ -111,34 +113,36 @@ mutants! {
     TruncateToWatermark "truncate-to-watermark" caught by [1, 3];
     /// A follower acts on the answer to an earlier request.
     StaleAnswer "stale-answer" caught by [3, 5];
-    /// A follower whose log is longer than the leader's keeps it.
-    KeepLongerLog "keep-longer-log" caught by [3];
+    /// A follower keeps what it has of a shared epoch, also where the leader's records of it end before.
+    KeepLongerLog "keep-longer-log" caught by [13, 3];
     /// The high watermark is taken from an answer before the records are there.
     WatermarkBeforeRecords "watermark-before-records" caught by [5, 4];
 
     // The partition log.
-    /// Names are not made durable.
+    /// New files are synced and their names are not, in the Raft log and in partition logs.
     SkipDirSync "skip-dir-sync" caught by [11, 1];
     /// A flush tells success without a sync.
     SkipLogSync "skip-log-sync" caught by [1];
-    /// A failed sync is tried again, and success believed.
+    /// A failed sync, of the Raft log or of a partition log, is tried again and its success believed.
     RetryFailedSync "retry-failed-sync" caught by [1];
-    /// Recovery believes the recovery point and scans nothing.
-    TrustRecoveryPoint "trust-recovery-point" caught by [11, 3];
     /// Recovery takes a batch with a wrong checksum.
     SkipRecoveryCrc "skip-recovery-crc" caught by [3, 11];
-    /// Recovery drops what is known about producers.
+    /// The mark of an orderly shutdown is left in place when the broker starts, so that a later crash passes for one.
+    KeepCleanMarker "keep-clean-marker" caught by [3, 11];
+    /// Recovery and truncation drop what is known about producers.
     ForgetProducers "forget-producers" caught by [6];
     /// A gap in the sequence of a producer is accepted.
     AcceptSequenceGap "accept-sequence-gap" caught by [6];
     /// A repeated batch of a producer is appended again.
     AppendDuplicate "append-duplicate" caught by [6];
-    /// A follower keeps no account of the producers in what it appends.
-    FollowerForgetsProducers "follower-forgets-producers" caught by [6];
     /// A truncation leaves the leader epochs behind its end in the cache.
     KeepEpochsOnTruncate "keep-epochs-on-truncate" caught by [3];
     /// A truncation leaves the producers as they were.
-    KeepProducersOnTruncate "keep-producers-on-truncate" caught by [6];
+    KeepProducersOnTruncate "keep-producers-on-truncate" caught by [1, 6];
+    /// With durable acknowledgements, one leaves before the records are synced.
+    AckBeforeSync "ack-before-sync" caught by [1];
+    /// The log of an earlier topic of the same name is taken over.
+    TrustTopicName "trust-topic-name" caught by [11, 3];
     /// A restored high watermark may lie behind the log end.
     UnclampedWatermark "unclamped-watermark" caught by [5];
 

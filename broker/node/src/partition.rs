@@ -33,7 +33,7 @@ use chronik_core::PartitionState;
 use chronik_core::partition::waiters::{AckWaiters, FetchPosition, FetchWaiterKey, FetchWaiters};
 use chronik_core::partition::{AckState, BrokerStatus, Effect, EpochEnd, IsrProposal, LogFacts, PartitionReplica};
 use chronik_log::{FlushPlan, LogError, PartitionLog};
-use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition};
+use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition, mutant};
 
 use crate::settings::Settings;
 
@@ -247,6 +247,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     pub fn durable(&self) -> Offset {
         match self.durability {
             Durability::Os => Offset(i64::MAX),
+            Durability::EveryAck if mutant!(AckBeforeSync) => Offset(i64::MAX),
             Durability::EveryAck => self.log.recovery_point(),
         }
     }

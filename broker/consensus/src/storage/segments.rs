@@ -12,7 +12,7 @@
 
 use bytes::{Buf, Bytes};
 use chronik_log::disk::{Disk, FileRef};
-use chronik_model::NodeId;
+use chronik_model::{NodeId, mutant};
 
 use super::frame::{FRAME_HEADER, Place, Record, decode_records, encode_records, frame_around, frame_at};
 use crate::chunks::crc32c;
@@ -193,7 +193,7 @@ impl<D: Disk> Segments<D> {
             if !last {
                 return Err(corrupted(position, "the checksum is wrong in a segment that was complete".to_owned()));
             }
-            if good_frame_after(number, &bytes, position + 1).is_some() {
+            if good_frame_after(number, &bytes, position + 1).is_some() && !mutant!(TrustShortRaftLog) {
                 return Err(corrupted(position, problem()));
             }
         }
@@ -271,14 +271,14 @@ impl<D: Disk> Segments<D> {
             .file
             .append(&[&head, &frame, &body, pad])
             .map_err(failed("appending to", &segment.path))
-            .and_then(|_| segment.file.sync().map_err(failed("syncing", &segment.path)));
+            .and_then(|_| sync(&segment.file, records).map_err(failed("syncing", &segment.path)));
         if let Err(failure) = written {
             // After a failed sync the bytes may be readable until the machine stops and gone afterwards: the next
             // process must not build on them. They were never promised.
             let _ = segment.file.truncate(before);
             return Err(failure);
         }
-        if starts_segment {
+        if starts_segment && !mutant!(SkipDirSync) {
             self.disk.sync_dir(&self.dir).map_err(failed("syncing", &self.dir))?;
         }
         for record in records {
@@ -351,6 +351,16 @@ impl<D: Disk> Segments<D> {
     pub(super) fn fail(&mut self, failure: StorageFailed) {
         self.failure.get_or_insert(failure);
     }
+}
+
+/// Makes `records`, which were just appended, durable. One that fails is never tried again.
+fn sync(file: &FileRef, records: &[Record]) -> std::io::Result<()> {
+    let entries = records.iter().any(|record| matches!(record, Record::Entry(_)));
+    if (entries && mutant!(SkipRaftSync)) || (!entries && mutant!(SkipVoteSync)) {
+        return Ok(());
+    }
+    let synced = file.sync();
+    if mutant!(RetryFailedSync) { synced.or_else(|_| file.sync()) } else { synced }
 }
 
 /// Position of a good frame at or behind `from`, if any.

@@ -3,7 +3,7 @@
 //! Called by the owner of the Raft replica for each committed entry, in log order, once per index. A command is judged
 //! and carried out here, completely or not at all.
 
-use chronik_model::{ErrorCode, NodeId, PartitionIndex, RaftIndex, TopicId, TopicName};
+use chronik_model::{ErrorCode, NodeId, PartitionIndex, RaftIndex, TopicId, TopicName, mutant};
 
 use super::codec::DecodeError;
 use super::command::{Command, Envelope, PRODUCER_ID_BLOCK, ProposalId};
@@ -119,7 +119,7 @@ impl MetadataState {
     pub fn apply_envelope(&mut self, index: RaftIndex, envelope: &Envelope) -> Applied {
         self.applied = index;
         let id = envelope.id;
-        match self.recent.find(&id) {
+        match self.recent.find(&id).filter(|_| !mutant!(ApplyTwice)) {
             Some(Remembered::Result(result)) => {
                 return Applied { id: Some(id), result: result.clone(), changes: Vec::new() };
             }

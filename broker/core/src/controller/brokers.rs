@@ -1,6 +1,6 @@
 //! The life of a broker in the metadata: registered (fenced), unfenced, shutting down, fenced, forgotten (R1, R11, R12).
 
-use chronik_model::{BrokerEpoch, ErrorCode, NodeId};
+use chronik_model::{BrokerEpoch, ErrorCode, NodeId, mutant};
 
 use super::apply::{Change, Context, Outcome};
 use super::command::{
@@ -90,7 +90,10 @@ impl MetadataState {
         if self.cluster_id.is_none() {
             self.cluster_id = Some(command.cluster_id.clone());
         }
-        let epoch = BrokerEpoch(i64::try_from(context.index.0).unwrap_or(i64::MAX));
+        let epoch = match &existing {
+            Some(old) if mutant!(ReuseBrokerEpoch) => old.epoch,
+            _ => BrokerEpoch(i64::try_from(context.index.0).unwrap_or(i64::MAX)),
+        };
         let broker = Broker {
             node: command.node,
             incarnation: command.incarnation,
@@ -111,7 +114,7 @@ impl MetadataState {
             if new_disk {
                 self.forget_last_known(node, context);
             }
-            if new_disk || command.previous_broker_epoch != old.epoch {
+            if (new_disk || command.previous_broker_epoch != old.epoch) && !mutant!(TrustUncleanRestart) {
                 self.follow_broker(Cause::Distrusted(node), context);
             }
         }

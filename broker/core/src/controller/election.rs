@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_model::{LeaderEpoch, NodeId, PartitionEpoch};
+use chronik_model::{LeaderEpoch, NodeId, PartitionEpoch, mutant};
 
 use crate::{LeaderRecovery, PartitionState};
 
@@ -48,7 +48,7 @@ impl Transition<'_> {
             next.last_known_leader = current.leader;
         }
         // A shrunken in-sync set alone keeps the leadership, and with it parked produces, alive (KAFKA-15021).
-        if next.leader != current.leader {
+        if next.leader != current.leader && !mutant!(ReuseLeaderEpoch) {
             next.leader_epoch = LeaderEpoch(current.leader_epoch.0.saturating_add(1));
         }
         if next == *current {
@@ -74,7 +74,8 @@ impl Transition<'_> {
     }
 
     fn elect(&self, current: &PartitionState, next: &mut PartitionState) {
-        let active = |node: NodeId| self.active.contains(&node);
+        let active = |node: NodeId| self.active.contains(&node) || mutant!(ElectFenced);
+        let unclean = self.unclean || mutant!(ElectUnclean);
         let valid = |node: NodeId| {
             active(node) && (next.isr.contains(&node) || (next.isr.is_empty() && next.elr.contains(&node)))
         };
@@ -100,7 +101,7 @@ impl Transition<'_> {
             return;
         }
         let last_known = || current.last_known_leader.filter(|node| next.elr.is_empty() && active(*node));
-        let any = || current.replicas.iter().copied().find(|node| self.unclean && active(*node));
+        let any = || current.replicas.iter().copied().find(|node| unclean && active(*node));
         next.leader = last_known().or_else(any);
         if let Some(leader) = next.leader {
             // Its log becomes the truth as it is; what others hold beyond it is lost.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use chronik_model::{BrokerEpoch, DirectoryId, NodeId, RaftIndex};
+use chronik_model::{BrokerEpoch, DirectoryId, NodeId, RaftIndex, mutant};
 
 use super::command::{
     BeginControlledShutdown, Command, ElectLeaders, ElectionType, FenceBroker, OfflineDirs, UnfenceBroker,
@@ -122,7 +122,7 @@ impl Session {
         } else {
             None
         };
-        if let Some(reason) = reason {
+        if let Some(reason) = reason.filter(|_| !mutant!(FenceNobody)) {
             return Some(FenceBroker { node, broker_epoch, reason }.into());
         }
         if !lost_dirs.is_empty() && lost_dirs.iter().all(|directory| broker.directories.contains(directory)) {

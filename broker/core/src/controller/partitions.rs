@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicName};
+use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicName, mutant};
 
 use super::apply::{Change, Context, Outcome};
 use super::command::{AlterPartition, ElectLeaders, ElectionType};
@@ -179,7 +179,7 @@ impl MetadataState {
             let message = format!("broker {} does not lead {name}-{}", command.node, command.partition);
             return refuse(ErrorCode::InvalidRequest, message);
         }
-        if partition_epoch < state.partition_epoch {
+        if partition_epoch < state.partition_epoch && !mutant!(IgnorePartitionEpoch) {
             let message = format!("the partition epoch is {}, not {partition_epoch}", state.partition_epoch);
             return refuse(ErrorCode::InvalidUpdateVersion, message);
         }
@@ -244,7 +244,7 @@ impl MetadataState {
             };
             let problem = if broker.fenced {
                 "is fenced"
-            } else if member.broker_epoch != BrokerEpoch::NONE && member.broker_epoch != broker.epoch {
+            } else if ![BrokerEpoch::NONE, broker.epoch].contains(&member.broker_epoch) && !mutant!(StaleBrokerEpoch) {
                 "has registered again since it caught up"
             } else if !broker.is_active() && member.node != command.node {
                 // The leader itself may stop soon; it must be able to hand over to whom it lets in.

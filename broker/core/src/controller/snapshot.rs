@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use chronik_model::{ClusterId, NodeId, RaftIndex};
+use chronik_model::{ClusterId, NodeId, RaftIndex, mutant};
 use prost::Message as _;
 
 use super::codec::{DecodeError, EntryProto, Field, record};
@@ -72,14 +72,14 @@ impl MetadataState {
         let image = Image::take(proto)?;
         Ok(Self {
             cluster_id: image.cluster_id,
-            applied: image.applied,
+            applied: if mutant!(SnapshotForgetsApplied) { RaftIndex(0) } else { image.applied },
             names: image.topics.iter().map(|topic| (topic.id, topic.name.clone())).collect(),
             brokers: image.brokers.into_iter().map(|broker| (broker.node, broker)).collect(),
             topics: image.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect(),
             cluster_configs: image.cluster_configs,
             broker_configs: image.broker_configs.into_iter().map(|entry| (entry.node, entry.configs)).collect(),
             next_producer_id: image.next_producer_id,
-            recent: image.recent,
+            recent: if mutant!(SnapshotForgetsProposals) { RecentProposals::default() } else { image.recent },
         })
     }
 

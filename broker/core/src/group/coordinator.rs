@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chronik_model::{ErrorCode, TopicName};
+use chronik_model::{ErrorCode, TopicName, mutant};
 
 use super::codec::RecordError;
 use super::config::{GroupConfig, Now};
@@ -60,6 +60,7 @@ impl<T> GroupCoordinator<T> {
             return Ok(());
         }
         match GroupRecord::decode(key, value)? {
+            GroupRecord::Offset { .. } if mutant!(ForgetOffsets) => {}
             GroupRecord::Offset { group_id, partition, value: Some(committed) } => {
                 let group = self.group_or_new(&group_id);
                 group.offsets.insert(partition, StoredOffset { committed, ticket: Ticket(0) });

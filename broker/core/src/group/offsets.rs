@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName, TopicPartition};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName, TopicPartition, mutant};
 
 use super::context::{Cx, Purpose, offsets_write_error};
 use super::messages::{
@@ -58,6 +58,11 @@ impl<T> Group<T> {
         if records.is_empty() {
             return cx.reply(token, GroupResponse::OffsetCommit(response));
         }
+        if mutant!(CommitBeforeReplicated) {
+            let ticket = cx.append(records, Purpose::Background);
+            self.offsets_stored(ticket, accepted, true);
+            return cx.reply(token, GroupResponse::OffsetCommit(response));
+        }
         let partitions: Vec<TopicPartition> = accepted.iter().map(|(partition, _)| partition.clone()).collect();
         let ticket = cx.append(records, Purpose::Offsets { group: self.identity(), token, response, accepted });
         self.pending_offsets.extend(partitions.into_iter().map(|partition| (partition, ticket)));
@@ -73,7 +78,7 @@ impl<T> Group<T> {
         }
         if request.generation_id >= 0 || !request.member_id.is_empty() || instance_id.is_some() {
             self.validate_member(&request.member_id, instance_id)?;
-            if request.generation_id != self.generation {
+            if request.generation_id != self.generation && !mutant!(StaleGeneration) {
                 return Err(ErrorCode::IllegalGeneration);
             }
         } else {

@@ -3,7 +3,7 @@
 //! The leader compares epochs on every fetch, so a follower that missed any number of leadership changes is led back to
 //! the common prefix in as many steps as it takes (KIP-279), and only then receives records.
 
-use chronik_model::{ErrorCode, LeaderEpoch, Offset};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, mutant};
 
 use super::types::{EpochEnd, FetchReply, FollowerAction, FollowerProgress, FollowerRequest, LeaderMarks};
 use super::{PartitionReplica, Role};
@@ -34,7 +34,8 @@ impl PartitionReplica {
         // An answer counts only for the request that would be sent now: a late or repeated one, of another leadership
         // (KAFKA-18991) or from before a truncation, would cut or extend another log than the one it was made for.
         let current = self.follower_fetch_request();
-        if !current.is_some_and(|now| FollowerRequest { log_start: now.log_start, ..reply.request } == now) {
+        let answers = |now: FollowerRequest| FollowerRequest { log_start: now.log_start, ..reply.request } == now;
+        if !current.is_some_and(|now| answers(now) || mutant!(StaleAnswer)) {
             return FollowerAction::Drop;
         }
         match (reply.error, reply.diverging) {
@@ -82,7 +83,9 @@ impl PartitionReplica {
         }
         // A new leader's watermark may lag behind what an earlier one told; what was committed stays so.
         let before = self.high_watermark;
-        self.high_watermark = before.max(marks.high_watermark.min(log_end));
+        let there =
+            if mutant!(WatermarkBeforeRecords) { marks.high_watermark } else { marks.high_watermark.min(log_end) };
+        self.high_watermark = before.max(there);
         let log_start = marks.log_start.min(self.high_watermark);
         let moved = log_start > self.log_start;
         if moved {
@@ -119,7 +122,7 @@ impl PartitionReplica {
             (None, Some(_)) => self.log_start, // All epochs here are newer than the one shared: nothing is shared.
             (None, None) => self.log_end,
         };
-        let to = own_end.min(leaders.end_offset);
+        let to = if mutant!(KeepLongerLog) { own_end } else { own_end.min(leaders.end_offset) };
         let latest_is_shared = self.latest_epoch.is_none_or(|latest| latest <= leaders.epoch);
         if to >= self.log_end && latest_is_shared {
             // Cutting there would change nothing, so asking again would go round for ever.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use chronik_model::{BrokerEpoch, LeaderEpoch, NodeId, Offset};
+use chronik_model::{BrokerEpoch, LeaderEpoch, NodeId, Offset, mutant};
 
 use super::types::{BrokerStatus, IsrProposal};
 
@@ -68,7 +68,8 @@ impl Progress {
     /// Whether the controller would accept it as in sync: unfenced, staying, and the incarnation that fetched is the
     /// registered one (KIP-903).
     pub(super) fn eligible(&self, broker: Option<&BrokerStatus>) -> bool {
-        broker.is_some_and(|b| !b.fenced && !b.shutting_down && self.broker_epoch == Some(b.epoch))
+        let current = |b: &BrokerStatus| self.broker_epoch == Some(b.epoch) || mutant!(StaleBrokerEpoch);
+        broker.is_some_and(|b| !b.fenced && !b.shutting_down && current(b))
     }
 }
 
@@ -123,7 +124,13 @@ impl Leadership {
     /// The largest set that may be committed, given the committed one.
     pub(super) fn in_maximal_isr(&self, committed: &[NodeId], node: NodeId) -> bool {
         let joining = matches!(&self.pending, Some(Pending { change: Change::Expand(added), .. }) if *added == node);
-        joining || committed.contains(&node)
+        joining || (committed.contains(&node) && !(mutant!(ShrinkBeforeCommit) && self.is_leaving(node)))
+    }
+
+    /// Whether the proposal in flight drops `node`, which must not count before it is committed.
+    fn is_leaving(&self, node: NodeId) -> bool {
+        let pending = self.pending.as_ref().filter(|pending| pending.change == Change::Shrink);
+        pending.is_some_and(|pending| !pending.proposal.isr.iter().any(|member| member.node == node))
     }
 
     /// Size of the maximal set.

@@ -1,6 +1,6 @@
 //! The leader's half: admission of appends, progress of followers, the high watermark and the in-sync set.
 
-use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset};
+use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Offset, mutant};
 
 use super::isr::{Change, Pending};
 use super::types::{AckState, Effect, EpochEnd, FetchDecision, FollowerFetch, IsrMember, IsrProposal};
@@ -47,7 +47,7 @@ impl PartitionReplica {
         let (Role::Leader(leadership), Some(state)) = (&self.role, &self.committed) else {
             return AckState::NotLeader;
         };
-        if self.high_watermark < required {
+        if self.high_watermark < required && !mutant!(AckBeforeIsr) {
             AckState::Pending
         } else if leadership.maximal_isr_len(&state.isr) < self.effective_min_isr() {
             AckState::NotEnoughAfterAppend
@@ -214,6 +214,9 @@ impl PartitionReplica {
         }
         let mut lowest = self.log_end;
         for (node, progress) in &leadership.followers {
+            if mutant!(WatermarkFromLogEnd) || (progress.log_end.is_none() && mutant!(WatermarkIgnoresSilent)) {
+                continue;
+            }
             let in_sync = leadership.in_maximal_isr(&state.isr, *node);
             if in_sync && self.left_by_now(*node, progress.broker_epoch) {
                 return None;
@@ -236,7 +239,7 @@ impl PartitionReplica {
     /// in-sync set as too small; they are in the same record as the set, while a changed `min.insync.replicas` may
     /// reach us later. To commit past them by the old setting would lose it when one of them is elected.
     fn is_under_min_isr(&self, state: &PartitionState) -> bool {
-        state.isr.len() < self.effective_min_isr() || !state.elr.is_empty()
+        (state.isr.len() < self.effective_min_isr() || !state.elr.is_empty()) && !mutant!(IgnoreMinIsr)
     }
 
     /// Whether the committed in-sync set that we know is outdated as to `node`: a fenced broker is never in sync, and
@@ -247,6 +250,9 @@ impl PartitionReplica {
     }
 
     fn effective_min_isr(&self) -> usize {
+        if mutant!(IgnoreMinIsr) {
+            return 1;
+        }
         let replicas = self.committed.as_ref().map_or(0, |state| state.replicas.len());
         self.config.min_insync_replicas.min(replicas)
     }
@@ -265,7 +271,7 @@ impl PartitionReplica {
         }
         let registered = self.brokers.get(&fetch.replica).map(|broker| broker.epoch);
         let stale = fetch.replica_epoch != BrokerEpoch::NONE && registered.is_some_and(|at| at > fetch.replica_epoch);
-        if stale { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
+        if stale && !mutant!(StaleFollowerCounts) { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
     }
 
     fn on_progress(&mut self, fetch: &FollowerFetch, now_ms: u64) -> Vec<Effect> {
@@ -286,8 +292,7 @@ impl PartitionReplica {
         let joins = leadership.pending.is_none()
             && !state.isr.contains(&node)
             && progress.eligible(self.brokers.get(&node))
-            && log_end >= self.high_watermark
-            && log_end >= leadership.epoch_start;
+            && (log_end >= self.high_watermark.max(leadership.epoch_start) || mutant!(ExpandTooEarly));
         if !joins {
             return None;
         }

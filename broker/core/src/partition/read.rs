@@ -1,6 +1,6 @@
 //! Reads: which offsets may be read, and whether the reader's log is still a prefix of ours.
 
-use chronik_model::{ErrorCode, LeaderEpoch, Offset};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, mutant};
 
 use super::types::{ConsumerFetch, EpochEnd, FetchDecision};
 use super::{PartitionReplica, Role};
@@ -27,7 +27,11 @@ impl PartitionReplica {
             }
             Ok(None) => FetchDecision::Read {
                 from: fetch.fetch_offset,
-                until: self.high_watermark.max(fetch.fetch_offset),
+                until: if mutant!(ServeUncommitted) {
+                    self.log_end
+                } else {
+                    self.high_watermark.max(fetch.fetch_offset)
+                },
                 high_watermark: self.high_watermark,
                 log_start: self.log_start,
                 effects: Vec::new(),
@@ -87,7 +91,7 @@ impl PartitionReplica {
         if fetch_offset < self.log_start {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        if last_fetched_epoch >= LeaderEpoch(0) {
+        if last_fetched_epoch >= LeaderEpoch(0) && !mutant!(NoDivergenceCheck) {
             // Epochs older than any known one ended where this log begins.
             let end = epoch_end(last_fetched_epoch)
                 .unwrap_or(EpochEnd { epoch: last_fetched_epoch, end_offset: self.log_start });

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
-use chronik_model::Offset;
+use chronik_model::{Offset, mutant};
 
 use super::PartitionLog;
 use crate::disk::{FileRef, parent};
@@ -82,12 +82,17 @@ impl FlushPlan {
     pub fn run(&self) -> Result<(), LogError> {
         self.log_dir.check()?;
         for (base, file) in &self.files {
-            file.sync().map_err(|error| {
+            if mutant!(SkipLogSync) {
+                break;
+            }
+            let synced = file.sync();
+            let synced = if mutant!(RetryFailedSync) { synced.or_else(|_| file.sync()) } else { synced };
+            synced.map_err(|error| {
                 let path = segment_path(&self.dir, *base, "log");
                 self.log_dir.fail("sync", &path, error)
             })?;
         }
-        if self.names.is_some() {
+        if self.names.is_some() && !mutant!(SkipDirSync) {
             // The directory of the log may be new itself, so its ancestors are synced too.
             let mut dir = &*self.dir;
             loop {

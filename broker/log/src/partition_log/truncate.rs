@@ -4,7 +4,7 @@
 //! old and new batches are never mixed. At the start, the oldest files go first and each removal is durable before the
 //! next, so that a crash never leaves a hole.
 
-use chronik_model::Offset;
+use chronik_model::{Offset, mutant};
 
 use super::PartitionLog;
 use crate::error::LogError;
@@ -38,7 +38,7 @@ impl PartitionLog {
         }
         let end = self.log_end();
         self.log_start = self.log_start.min(end);
-        if self.epochs.truncate_from_end(end) {
+        if !mutant!(KeepEpochsOnTruncate) && self.epochs.truncate_from_end(end) {
             self.epochs.store(&self.log_dir, &self.dir)?;
         }
         Ok(end)
@@ -62,7 +62,7 @@ impl PartitionLog {
             self.remove_last_segment()?;
         }
         self.log_dir.disk().sync_dir(&self.dir).map_err(self.log_dir.fatal("sync directory", &self.dir))?;
-        self.load_producers()
+        if mutant!(KeepProducersOnTruncate) { Ok(()) } else { self.load_producers() }
     }
 
     /// Cuts the active segment at a batch boundary, durably, and builds its index anew.
@@ -256,7 +256,7 @@ impl PartitionLog {
                 }
             }
         }
-        self.producers = producers;
+        self.producers = if mutant!(ForgetProducers) { ProducerStates::default() } else { producers };
         Ok(())
     }
 

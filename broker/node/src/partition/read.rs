@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chronik_core::partition::waiters::{FetchPosition, FetchWaiterKey};
 use chronik_core::partition::{ConsumerFetch, EpochEnd, FetchDecision, FollowerFetch};
 use chronik_log::ReadPlan;
-use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset};
+use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset, mutant};
 
 use super::{HostedPartition, Outgoing, Ticket, Waiter, epoch_end};
 
@@ -123,7 +123,8 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
             FetchDecision::Read { from, until, high_watermark, log_start, effects } => {
                 self.run(effects, out);
                 let consumer = matches!(kind, ReadKind::Consumer(_));
-                let until = if consumer { until.min(self.visible()).max(from) } else { until };
+                let bounded = consumer && !mutant!(ServeUncommitted);
+                let until = if bounded { until.min(self.visible()).max(from) } else { until };
                 let most = budget.partition_bytes.min(budget.max_bytes);
                 let read = if from >= until || (most == 0 && !budget.min_one) {
                     None
