@@ -9,7 +9,6 @@ BUILD_KEY := $(shell cat rust-toolchain.toml Cargo.lock | sha256sum | cut -c1-16
 export CARGO_TARGET_DIR ?= $(CHRONIK_CACHE)/target-$(BUILD_KEY)
 BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
 DATA ?= $(CURDIR)/.cache/local
-SOAK_MINUTES ?= 60
 
 .PHONY: help build run test lint unit e2e soak figures deny tools clean
 
@@ -39,8 +38,9 @@ unit: tools ## Unit and story tests of all crates
 e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest)
 	@tests/tools/e2e.sh $(ARGS)
 
-soak: build ## The chaos test and the stability test for SOAK_MINUTES
-	@CHRONIK_SOAK_MINUTES=$(SOAK_MINUTES) tests/tools/e2e.sh -m soak $(ARGS)
+soak: MINUTES ?= 60
+soak: build ## Random faults against real processes for MINUTES, under load, judged (SEED= replays, GENERATION= one cluster of it)
+	@tests/tools/soak.sh "$(MINUTES)" "$(SEED)" "$(GENERATION)"
 
 figures: build ## Measure formation, failover, idle cost and produce cost; prints a table
 	@tests/tools/figures.sh $(ARGS)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import time
 
-import pytest
 from harness import history, kafka
 
 
@@ -41,9 +40,3 @@ def test_no_election_while_idle(cluster):
     before = elections(cluster)
     time.sleep(15)  # dozens of election timeouts
     assert elections(cluster) == before
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-def test_soak_no_election_under_load(cluster):
-    loaded(cluster, float(os.environ.get("CHRONIK_SOAK_MINUTES", "60")))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .runner import Failure, Soak
+from .runner import Soak
 from .world import leftovers
 
 
@@ -33,7 +33,7 @@ def main():
     soak = Soak(directory / "run", seed, args.minutes, args.generation, lambda line: print(line, flush=True))
     try:
         soak.run()
-    except Failure:
+    except Exception:  # noqa: BLE001 - the runner has told it, with everything kept
         return 1
     shutil.rmtree(directory, ignore_errors=True)
     return 0

@@ -22,7 +22,7 @@ class Nemesis:
     def __init__(self, world, stop):
         self.world, self.cluster, self.network, self.record = world, world.cluster, world.network, world.record
         self.stop = stop
-        self.down = {}
+        self.down, self.started = {}, {}
         self.stopping_brokers = {}
         self.disk_trouble, self.failures = set(), []
         self.resolved, self.sockets, self.limits = {}, {}, {}
@@ -105,6 +105,7 @@ class Nemesis:
         if broker.environment.pop("WIPED", None):
             broker.wipe()
         broker.start()
+        self.started[node] = time.monotonic()
         self.down.pop(node, None)
 
     def term(self, node):
@@ -127,6 +128,8 @@ class Nemesis:
             broker.process.wait()
         code = broker.process.returncode
         self.record("stopped", node=node, code=code, seconds=round(time.monotonic() - begun, 3))
+        if code == -signal.SIGTERM and begun - self.started.get(node, 0.0) < 3:
+            return  # the signal came before the process could handle any
         if code != 0 and not (node in self.disk_trouble and code in DISK_TROUBLE_CODES):
             self.failures.append(f"broker {node} ended with {code} after SIGTERM")
 

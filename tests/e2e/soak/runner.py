@@ -92,8 +92,8 @@ class Soak:
         report += [f"  {reason}" for reason in reasons[:20]]
         report += [f"  ({len(reasons) - 20} more)"] if len(reasons) > 20 else []
         report += ["actions of the round:"] + [f"  {a}" for a in (last.actions if last else ())]
-        report += [f"kept: {self.root}", f"replay: make soak SEED={self.seed} GENERATION={generation}"]
-        if not isinstance(error, Failure):
+        report += [f"kept: {self.root}", f"replay: make soak MINUTES={self.minutes:g} SEED={self.seed} GENERATION={generation}"]
+        if not isinstance(error, (Failure, AssertionError)):
             report.append(traceback.format_exc())
         (self.root / "report.txt").write_text("\n".join(report) + "\n")
         for line in report:
