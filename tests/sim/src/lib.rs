@@ -16,5 +16,7 @@ pub mod oracle;
 pub mod plan;
 pub mod proto;
 pub mod runner;
+pub mod script;
+pub mod survey;
 pub mod trace;
 pub mod world;

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::kernel::{Clock, Ctx, Event, Kernel, Micros};
 use crate::net::{KEEPALIVE, LinkEvent};
 use crate::oracle::{Oracle, Violation};
-use crate::plan::Plan;
+use crate::plan::{Budget, Plan};
 use crate::proto::{Address, Packet};
 use crate::trace::{Detail, Trace};
 
@@ -71,8 +71,10 @@ pub struct World {
     pub clients: BTreeMap<u32, Client>,
     /// The judge.
     pub oracle: Oracle,
-    /// What the seed wants to happen; empty in scenarios.
+    /// What the seed wants to happen; without steps in scenarios.
     pub plan: Plan,
+    /// What faults may still do.
+    pub budget: Budget,
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
             clients: BTreeMap::new(),
             oracle,
             plan,
+            budget: Budget::default(),
         }
     }
 

@@ -1,0 +1,242 @@
+//! Doing a step.
+
+use chronik_consensus::MembershipChange;
+use chronik_log::disk;
+use chronik_model::NodeId;
+
+use super::{Fault, damage};
+use crate::kernel::Micros;
+use crate::proto::{Address, Packet, Request};
+use crate::survey;
+use crate::world::{EXIT_REFUSED, World};
+
+/// The client that changes members; answers to it go nowhere, the change is seen in the quorum.
+const OPERATOR: Address = Address::Client(u32::MAX);
+
+/// Does the step of this number, if the budget allows.
+pub fn perform(world: &mut World, step: usize) {
+    let Some(fault) = world.plan.steps.get(step).map(|step| step.fault.clone()) else { return };
+    execute(world, &fault);
+}
+
+/// Does this now, if the budget allows; whether it was done.
+pub fn execute(world: &mut World, fault: &Fault) -> bool {
+    let mut budget = std::mem::take(&mut world.budget);
+    let shape = world.plan.shape.clone();
+    let allowed = match fault {
+        Fault::PowerCut(nodes) => budget.may_cut_power(world, &shape, nodes),
+        Fault::Lie(node) | Fault::Misdirect(node, ..) | Fault::Spoil(node, ..) | Fault::Wipe(node) => {
+            budget.may_destroy(world, &shape, *node)
+        }
+        Fault::Fail(node, disk::Operation::Sync | disk::Operation::SyncDir, _) => {
+            budget.may_destroy(world, &shape, *node)
+        }
+        Fault::Remove(node) => budget.may_remove(world, &shape, *node),
+        Fault::Join(node) if world.hosts.contains_key(node) => Err("it is there already"),
+        _ => Ok(()),
+    };
+    if let Err(reason) = allowed {
+        budget.declined += 1;
+        world.budget = budget;
+        world.kernel.trace.world(world.kernel.now, || format!("declined: {fault} ({reason})"));
+        return false;
+    }
+    match fault {
+        Fault::PowerCut(nodes) if nodes.contains(&shape.victim) => {
+            // In durable mode an honest disk loses nothing that counts, but its replicas come back shorter.
+            budget.taint();
+            budget.end_lie();
+        }
+        Fault::Lie(_) | Fault::Misdirect(..) => budget.begin_lie(),
+        Fault::Spoil(..) | Fault::Wipe(_) => budget.taint(),
+        Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => budget.taint(),
+        Fault::Remove(node) => {
+            budget.gone.insert(*node);
+        }
+        _ => {}
+    }
+    world.budget = budget;
+    act(world, fault);
+    true
+}
+
+fn act(world: &mut World, fault: &Fault) {
+    match fault {
+        Fault::Kill(nodes) => nodes.iter().for_each(|node| world.kill(*node)),
+        Fault::Boot(nodes) => nodes.iter().for_each(|node| boot(world, *node)),
+        Fault::PowerCut(nodes) => nodes.iter().for_each(|node| world.power_cut(*node)),
+        Fault::Stop(node) => world.stop(*node),
+        Fault::Pause(node) => world.pause(*node),
+        Fault::Resume(node) => world.resume(*node),
+        Fault::Cut(a, b) => world.cut(*a, *b),
+        Fault::Mend(a, b) => world.mend(*a, *b),
+        Fault::Isolate(_) | Fault::Hide(_) | Fault::Bridge(_) | Fault::Ring | Fault::Heal => partition(world, fault),
+        Fault::Weather(weather) => {
+            world.kernel.net.weather = *weather;
+            tell(world, fault);
+        }
+        Fault::Slow(node, extra) => {
+            tell(world, fault);
+            if *extra == 0 {
+                world.kernel.net.slow.remove(node);
+            } else {
+                world.kernel.net.slow.insert(*node, *extra);
+            }
+        }
+        Fault::Reset(node) => world.reset_links(*node),
+        Fault::Jump(node, ms) => {
+            tell(world, fault);
+            if let Some(host) = world.hosts.get_mut(node) {
+                host.clock.wall_offset_ms += ms;
+            }
+        }
+        Fault::Drift(node, ppm) => {
+            tell(world, fault);
+            if let Some(host) = world.hosts.get_mut(node) {
+                host.clock.drift_ppm = *ppm;
+            }
+        }
+        Fault::Move(node) => world.move_address(*node),
+        Fault::Publish(node) => {
+            tell(world, fault);
+            world.publish_address(*node);
+        }
+        Fault::SlowDisk(node, cost) => slow_disk(world, *node, *cost, fault),
+        Fault::Full(node, bytes) => inject(world, *node, disk::Fault::SpaceLeft(*bytes), fault),
+        Fault::Fail(node, on, nth) => inject(world, *node, disk::Fault::Fail(*on, *nth), fault),
+        Fault::Lie(node) => inject(world, *node, disk::Fault::LyingSync, fault),
+        Fault::Misdirect(node, nth, seed) => {
+            inject(world, *node, disk::Fault::Misdirect { nth: *nth, seed: *seed }, fault);
+        }
+        Fault::Repair(node) => repair(world, *node),
+        Fault::Spoil(node, target, damage, seed) => {
+            world.kill(*node);
+            let Some(host) = world.hosts.get(node) else { return };
+            if let Some(done) = damage::spoil(&host.disk, *target, *damage, *seed) {
+                world.kernel.trace.world(world.kernel.now, || format!("b{node}: {done}"));
+                world.oracle.disk_lost(*node);
+            }
+        }
+        Fault::Wipe(node) => world.wipe(*node),
+        Fault::Join(node) => {
+            let config = crate::runner::broker_config(&world.plan.shape, *node);
+            world.add_host(config);
+            tell(world, fault);
+            world.boot(*node);
+        }
+        Fault::Remove(node) => remove(world, *node, fault),
+    }
+}
+
+fn tell(world: &mut World, fault: &Fault) {
+    world.kernel.trace.world(world.kernel.now, || fault.to_string());
+}
+
+/// Starts it, unless it left for good. A victim that refuses what became of its disk gets an empty one.
+pub(crate) fn boot(world: &mut World, node: NodeId) {
+    if world.budget.gone.contains(&node) {
+        return;
+    }
+    let refused = |world: &World| {
+        let host = world.hosts.get(&node);
+        host.is_some_and(|host| host.process.is_none() && host.exits.last() == Some(&Some(EXIT_REFUSED)))
+    };
+    if !refused(world) {
+        world.boot(node);
+    }
+    if refused(world)
+        && node == world.plan.shape.victim
+        && world.budget.may_refuse()
+        && survey::rest_is_well(world, node)
+    {
+        world.wipe(node);
+        world.boot(node);
+    }
+}
+
+fn slow_disk(world: &mut World, node: NodeId, cost: Micros, fault: &Fault) {
+    tell(world, fault);
+    if let Some(host) = world.hosts.get_mut(&node) {
+        host.sync_cost = cost;
+    }
+}
+
+fn inject(world: &mut World, node: NodeId, what: disk::Fault, fault: &Fault) {
+    tell(world, fault);
+    if let Some(host) = world.hosts.get(&node) {
+        host.disk.inject(what);
+    }
+}
+
+/// The disk is as good as it can be again. A lie stays one: what was not synced is still not.
+pub(crate) fn repair(world: &mut World, node: NodeId) {
+    world.kernel.trace.world(world.kernel.now, || format!("repair b{node}"));
+    if let Some(host) = world.hosts.get_mut(&node) {
+        host.sync_cost = 0;
+        // What lies is only ended by the power cut that tells.
+        if !(node == world.plan.shape.victim && world.budget.is_lying()) {
+            host.disk.heal();
+        }
+    }
+}
+
+/// Cuts and mends ways until just these are open.
+fn partition(world: &mut World, fault: &Fault) {
+    tell(world, fault);
+    let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
+    match fault {
+        Fault::Heal => {
+            world.kernel.net.cuts.clear();
+            world.kernel.net.hidden.clear();
+            world.kernel.net.published = world.kernel.net.address.clone();
+        }
+        Fault::Isolate(node) => {
+            world.kernel.net.hidden.insert(*node);
+            for other in nodes.iter().filter(|other| *other != node) {
+                part(world, *node, *other);
+            }
+        }
+        Fault::Hide(node) => {
+            world.kernel.net.hidden.insert(*node);
+        }
+        Fault::Bridge(bridge) => {
+            let rest: Vec<NodeId> = nodes.into_iter().filter(|node| node != bridge).collect();
+            let (left, right) = rest.split_at(rest.len() / 2);
+            for a in left {
+                for b in right {
+                    part(world, *a, *b);
+                }
+            }
+        }
+        Fault::Ring => {
+            // Each sees its neighbours on both sides, just as many as make a majority.
+            let reach = nodes.len() / 4 + usize::from(nodes.len() > 2);
+            for (i, a) in nodes.iter().enumerate() {
+                for (j, b) in nodes.iter().enumerate().skip(i + 1) {
+                    let apart = (j - i).min(nodes.len() - (j - i));
+                    if apart > reach.min(nodes.len() / 2 - usize::from(nodes.len() % 2 == 0)) {
+                        part(world, *a, *b);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn part(world: &mut World, a: NodeId, b: NodeId) {
+    world.cut(a, b);
+    world.cut(b, a);
+}
+
+/// The leader of the quorum is asked to let `node` go, whose process then ends.
+fn remove(world: &mut World, node: NodeId, fault: &Fault) {
+    tell(world, fault);
+    let Some((leader, _)) = survey::quorum_leader(world) else { return };
+    let body = Box::new(Request::Membership(MembershipChange::RemoveNode(node)));
+    let packet = Packet::Request { id: u64::from(node.0.unsigned_abs()), body };
+    world.kernel.send(OPERATOR, Address::Broker(leader), packet);
+    if let Some(host) = world.hosts.get_mut(&node) {
+        host.supervised = false;
+    }
+}

@@ -1,0 +1,143 @@
+//! Running plans: one seed, many seeds, a replay, a shrunk plan, mutants, the corpus.
+//!
+//! [`run_plan`] is the whole life of a world: it is built from the shape, lives with its faults, and is then left in
+//! peace, must become well within the plan's bound, and is judged. Everything else repeats that. One world runs in one
+//! thread and shares nothing, so several run side by side.
+
+mod corpus;
+mod fleet;
+mod mutants;
+mod report;
+mod settle;
+mod shrink;
+mod start;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use corpus::{CorpusError, Entry, read_corpus, read_plan};
+pub use fleet::{Fleet, FleetReport};
+pub use mutants::{MutantResult, Scenario, hunt};
+pub use report::{failure, story};
+pub use shrink::{Shrunk, shrink};
+pub use start::{broker_config, build};
+
+use crate::kernel::{Event, Micros};
+use crate::oracle::Violation;
+use crate::plan::{Limits, Plan};
+use crate::trace::Detail;
+use crate::world::World;
+
+/// How a world is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What may be drawn.
+    pub limits: Limits,
+    /// How much of the story is kept.
+    pub detail: Detail,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { limits: Limits::default(), detail: Detail::Hash }
+    }
+}
+
+/// Why a world failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Broken invariant of the reliability document; 0 for the harness itself, [`PANIC`] for a panic.
+    pub invariant: u8,
+    /// What was seen.
+    pub text: String,
+}
+
+/// Stands for "a panic" where an invariant's number is expected.
+pub const PANIC: u8 = 99;
+
+impl From<Violation> for Failure {
+    fn from(violation: Violation) -> Self {
+        Self { invariant: violation.invariant, text: violation.text }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.invariant {
+            PANIC => write!(f, "panic: {}", self.text),
+            number => write!(f, "invariant {number}: {}", self.text),
+        }
+    }
+}
+
+/// How a world ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What was broken, if anything.
+    pub failure: Option<Failure>,
+    /// Of everything that happened.
+    pub hash: u64,
+    /// Events served.
+    pub events: u64,
+    /// Simulated time at the end.
+    pub simulated: Micros,
+    /// Steps that the budget did not allow.
+    pub declined: u64,
+    /// Batches that were sent, and acknowledged.
+    pub batches: (usize, usize),
+    /// The lines of the story that were kept.
+    pub lines: Vec<String>,
+}
+
+/// Runs the plan of a seed.
+#[must_use]
+pub fn run_seed(seed: u64, options: Options) -> Outcome {
+    run_plan(&Plan::draw(seed, options.limits), options.detail)
+}
+
+/// Runs a plan. A panic anywhere in the world is a failure like any other.
+#[must_use]
+pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
+    report::quiet_panics();
+    // The world is looked at after a panic only for its story, which no invariant depends on.
+    let mut world = match catch_unwind(AssertUnwindSafe(|| build(plan, detail))) {
+        Ok(world) => world,
+        Err(payload) => {
+            let failure = Some(Failure { invariant: PANIC, text: report::panic_text(payload.as_ref()) });
+            return Outcome { failure, ..Outcome::default() };
+        }
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    let failure = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(violation.into()),
+        Err(payload) => Some(Failure { invariant: PANIC, text: report::panic_text(payload.as_ref()) }),
+    };
+    let outcome = summary(&world, failure);
+    if outcome.failure.as_ref().is_some_and(|failure| failure.invariant == PANIC) {
+        // What a panic left half done must not be dropped with it.
+        std::mem::drop(catch_unwind(AssertUnwindSafe(move || drop(world))));
+    }
+    outcome
+}
+
+fn live(world: &mut World) -> Result<(), Violation> {
+    for (number, step) in world.plan.steps.iter().enumerate() {
+        world.kernel.after(step.at, Event::Fault(number));
+    }
+    world.run_until(world.plan.shape.duration)?;
+    settle::settle(world)
+}
+
+fn summary(world: &World, failure: Option<Failure>) -> Outcome {
+    let sent = &world.oracle.history.sent;
+    let acked = sent.iter().filter(|sent| matches!(sent.outcome, crate::oracle::history::Outcome::Acked(_))).count();
+    Outcome {
+        failure,
+        hash: world.kernel.trace.hash(),
+        events: world.kernel.events,
+        simulated: world.kernel.now,
+        declined: world.budget.declined,
+        batches: (sent.len(), acked),
+        lines: world.kernel.trace.lines().map(str::to_owned).collect(),
+    }
+}

@@ -1,0 +1,159 @@
+//! The end of a run: faults stop, everything is repaired and started, and all must be well within the plan's bound.
+//!
+//! In order: every partition that anybody may lead takes an acknowledged record from a client; the clients stop and their
+//! requests end; every replica is in sync and as long as its leader, every broker active and a voter; readers read
+//! everything from the beginning; the oracle judges. What takes too long is a broken promise (invariant 13) like any other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chronik_model::{NodeId, TopicPartition};
+
+use super::start::{spawn, topics};
+use crate::client::{ConsumerConfig, Kind, ProducerConfig};
+use crate::kernel::Micros;
+use crate::oracle::Violation;
+use crate::oracle::history::Outcome;
+use crate::plan;
+use crate::survey;
+use crate::world::World;
+
+/// How often it is looked whether all is well.
+const LOOK: Micros = 100_000;
+/// Ids of the clients of this phase.
+const PROBE: u32 = 900;
+const AUDITOR: u32 = 901;
+/// How long readers may take to read everything.
+const AUDIT: Micros = 60_000_000;
+
+fn late(what: String) -> Violation {
+    Violation { invariant: 13, text: what }
+}
+
+/// See the module documentation.
+pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
+    let deadline = world.kernel.now + world.plan.shape.recovery;
+    world.kernel.trace.world(world.kernel.now, || "no more faults".to_owned());
+    let peace = heal(world);
+    let topics = topics(&world.plan.shape);
+    // An extra producer, in case the others write to some partitions only.
+    let probe = ProducerConfig {
+        topics: topics.clone(),
+        acks: -1,
+        idempotent: false,
+        every_ms: 50,
+        max_records: 1,
+        in_flight: 1,
+        request_timeout_ms: 2_000,
+        delivery_timeout_ms: 10_000,
+    };
+    spawn(world, PROBE, Kind::Producer(probe));
+    wait(world, deadline, |world| {
+        let mut missing = unwritten(world, peace);
+        missing.extend(readers_stuck(world, peace));
+        missing
+    })?;
+    world.kernel.trace.world(world.kernel.now, || "everything was written to; clients stop".to_owned());
+    for client in world.clients.values_mut() {
+        client.stop();
+    }
+    wait(world, deadline + world.plan.shape.recovery / 2, |world| {
+        let mut missing: Vec<String> =
+            world.clients.iter().filter(|(_, c)| !c.is_idle()).map(|(id, _)| format!("c{id} is not idle")).collect();
+        missing.extend(survey::complaints(world, &world.budget.gone));
+        missing
+    })?;
+    world.kernel.trace.world(world.kernel.now, || "all is well; the audit begins".to_owned());
+    spawn(world, AUDITOR, Kind::Auditor(ConsumerConfig { topics, max_wait_ms: 500 }));
+    let until = world.kernel.now + AUDIT;
+    wait(world, until, |world| {
+        let done = world.clients.get(&AUDITOR).is_none_or(|client| client.is_idle());
+        if done { Vec::new() } else { vec!["the audit is not done".to_owned()] }
+    })?;
+    world.oracle.at_end(&world.hosts, &mut world.kernel)
+}
+
+/// Ends all faults and starts all brokers; since when there is peace.
+fn heal(world: &mut World) -> Micros {
+    let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
+    world.kernel.net.heal();
+    world.kernel.net.weather = world.plan.shape.weather;
+    world.kernel.net.weather.loss = 0;
+    world.kernel.net.weather.late = 0;
+    for node in &nodes {
+        plan::repair(world, *node);
+        if world.budget.gone.contains(node) {
+            world.kill(*node);
+        } else {
+            world.resume(*node);
+            plan::boot(world, *node);
+        }
+    }
+    world.kernel.now
+}
+
+/// Runs until nothing is missing.
+fn wait(world: &mut World, deadline: Micros, missing: impl Fn(&World) -> Vec<String>) -> Result<(), Violation> {
+    loop {
+        let found = missing(world);
+        if found.is_empty() {
+            return Ok(());
+        }
+        if world.kernel.now >= deadline {
+            let more = found.len().saturating_sub(6);
+            let mut text = found.into_iter().take(6).collect::<Vec<_>>().join("; ");
+            if more > 0 {
+                text.push_str(&format!("; and {more} more"));
+            }
+            return Err(late(format!("{} s after the last fault: {text}", world.plan.shape.recovery / 1_000_000)));
+        }
+        // A process that ended or refused its storage meanwhile is somebody's to start: the supervisor's.
+        let down: Vec<NodeId> =
+            world.hosts.iter().filter(|(_, host)| host.process.is_none()).map(|(node, _)| *node).collect();
+        for node in down {
+            plan::boot(world, node);
+        }
+        world.run_until((world.kernel.now + LOOK).min(deadline))?;
+    }
+}
+
+/// Partitions of the workload that no client wrote to since there is peace.
+fn unwritten(world: &World, since: Micros) -> Vec<String> {
+    let wanted: BTreeSet<_> = topics(&world.plan.shape).into_iter().collect();
+    let partitions = survey::partitions(world);
+    if partitions.is_empty() && survey::quorum_leader(world).is_none() {
+        return vec!["the quorum has no leader".to_owned()];
+    }
+    let mut found: Vec<String> = wanted
+        .iter()
+        .filter(|name| !partitions.iter().any(|partition| partition.tp.topic == **name))
+        .map(|name| format!("topic {name} does not exist"))
+        .collect();
+    let mut acked: BTreeMap<&TopicPartition, Micros> = BTreeMap::new();
+    for sent in world.oracle.history.sent.iter().rev().filter(|sent| sent.acks == -1) {
+        if matches!(sent.outcome, Outcome::Acked(_)) && sent.invoked >= since {
+            acked.insert(&sent.tp, sent.resolved);
+        }
+        if sent.invoked < since {
+            break;
+        }
+    }
+    for partition in partitions.iter().filter(|partition| wanted.contains(&partition.tp.topic)) {
+        let eligible = survey::has_eligible(&partition.state, &world.budget.gone);
+        if eligible && !acked.contains_key(&partition.tp) {
+            found.push(format!("{} takes no record: {:?}", partition.tp, partition.state));
+        }
+    }
+    found
+}
+
+/// Whether the workload's group commits again.
+fn readers_stuck(world: &World, since: Micros) -> Vec<String> {
+    if world.plan.shape.workload.group_members == 0 {
+        return Vec::new();
+    }
+    let committed = world.oracle.history.groups.last_commit(super::start::GROUP);
+    if committed.is_some_and(|at| at >= since) {
+        return Vec::new();
+    }
+    vec![format!("group {} committed nothing since {:?}", super::start::GROUP, committed)]
+}

@@ -1,0 +1,141 @@
+//! What a cluster looks like from outside, for plans, the end of a run, and scenario scripts.
+//!
+//! Only looks, never acts. Nobody in the world knows this much; nothing a broker or client does may depend on it.
+
+use std::collections::BTreeSet;
+
+use chronik_consensus::{NodeStatus, Role};
+use chronik_core::PartitionState;
+use chronik_model::{NodeId, Offset, TopicId, TopicPartition};
+
+use crate::broker::Broker;
+use crate::world::World;
+
+/// A partition as the leader of the quorum knows it.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    /// Which.
+    pub tp: TopicPartition,
+    /// Id of its topic.
+    pub topic: TopicId,
+    /// Committed state.
+    pub state: PartitionState,
+}
+
+/// The process of a broker that runs and is not paused.
+#[must_use]
+pub fn up(world: &World, node: NodeId) -> Option<&Broker> {
+    world.hosts.get(&node).filter(|host| host.is_up())?.process.as_ref()
+}
+
+/// The leader of the quorum: of those that believe they lead, the one with the latest term.
+#[must_use]
+pub fn quorum_leader(world: &World) -> Option<(NodeId, NodeStatus)> {
+    let statuses = world.hosts.keys().filter_map(|node| Some((*node, up(world, *node)?.quorum_status())));
+    statuses.filter(|(_, status)| status.role == Role::Leader).max_by_key(|(_, status)| status.term)
+}
+
+/// All partitions as the leader of the quorum knows them; none without a leader.
+#[must_use]
+pub fn partitions(world: &World) -> Vec<Surveyed> {
+    let Some(broker) = quorum_leader(world).and_then(|(leader, _)| up(world, leader)) else { return Vec::new() };
+    let state = broker.metadata().read();
+    let all = state.partitions().map(|(topic, index, partition)| Surveyed {
+        tp: TopicPartition { topic: topic.name.clone(), partition: index },
+        topic: topic.id,
+        state: partition.clone(),
+    });
+    all.collect()
+}
+
+/// Whether every voter but `except` runs and has all that the quorum committed.
+#[must_use]
+pub fn rest_is_well(world: &World, except: NodeId) -> bool {
+    let Some((_, leader)) = quorum_leader(world) else { return false };
+    leader.voters.iter().filter(|voter| **voter != except).all(|voter| {
+        let Some(status) = up(world, *voter).map(Broker::quorum_status) else { return false };
+        status.term == leader.term && status.persisted >= leader.commit
+    })
+}
+
+/// Whether `node` has all again that it should have: what is committed, and the records of every replica on it.
+#[must_use]
+pub fn is_restored(world: &World, node: NodeId) -> bool {
+    let Some((_, leader)) = quorum_leader(world) else { return false };
+    let Some(status) = up(world, node).map(Broker::quorum_status) else { return false };
+    let knows = leader.voters.contains(&node) && status.persisted >= leader.commit;
+    knows && partitions(world).iter().all(|p| !p.state.replicas.contains(&node) || p.state.isr.contains(&node))
+}
+
+/// What is not as it should be once nothing goes wrong any more; empty when all is well. `gone` are brokers that were
+/// removed for good.
+#[must_use]
+pub fn complaints(world: &World, gone: &BTreeSet<NodeId>) -> Vec<String> {
+    let Some((leader, status)) = quorum_leader(world) else { return vec!["the quorum has no leader".to_owned()] };
+    let mut found = Vec::new();
+    for node in world.hosts.keys().filter(|node| !gone.contains(node)) {
+        let Some(broker) = up(world, *node) else {
+            found.push(format!("b{node} does not run"));
+            continue;
+        };
+        if !status.voters.contains(node) {
+            found.push(format!("b{node} is no voter"));
+        }
+        let applied = broker.quorum_status().applied;
+        if applied < status.commit {
+            found.push(format!("b{node} applied {applied} of {}", status.commit));
+        }
+    }
+    let Some(broker) = up(world, leader) else { return found };
+    {
+        let state = broker.metadata().read();
+        for node in world.hosts.keys().filter(|node| !gone.contains(node)) {
+            match state.broker(*node) {
+                None => found.push(format!("b{node} is not registered")),
+                Some(known) if !known.is_active() => found.push(format!("b{node} is registered and not active")),
+                Some(_) => {}
+            }
+        }
+    }
+    for partition in partitions(world) {
+        complain_about(world, &partition, gone, &mut found);
+    }
+    found
+}
+
+fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, found: &mut Vec<String>) {
+    let (tp, state) = (&partition.tp, &partition.state);
+    if !has_eligible(state, gone) {
+        return;
+    }
+    let Some(leader) = state.leader else {
+        found.push(format!("{tp} has no leader: {state:?}"));
+        return;
+    };
+    let Some(end) = log_end(world, leader, partition) else {
+        found.push(format!("{tp}: its leader b{leader} does not host it"));
+        return;
+    };
+    for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
+        if !state.isr.contains(replica) {
+            found.push(format!("{tp}: b{replica} is not in sync"));
+        }
+        let theirs = log_end(world, *replica, partition);
+        if theirs != Some(end) {
+            found.push(format!("{tp}: b{replica} ends at {theirs:?}, the leader at {end}"));
+        }
+    }
+}
+
+/// Whether anybody may ever lead it: the last in sync or eligible, as long as they were not removed.
+#[must_use]
+pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
+    state.leader.is_some() || state.isr.iter().chain(&state.elr).any(|node| !gone.contains(node))
+}
+
+/// Where the log of a replica ends, if that broker runs and hosts it.
+#[must_use]
+pub fn log_end(world: &World, node: NodeId, partition: &Surveyed) -> Option<Offset> {
+    let hosted = up(world, node)?.partition(partition.topic, partition.tp.partition)?;
+    Some(hosted.log().log_end())
+}
