@@ -58,6 +58,10 @@ pub(crate) fn check(m: &RaftMessage, me: u64) -> Result<MessageType, &'static st
 }
 
 fn entries(m: &RaftMessage) -> Result<(), &'static str> {
+    if (m.index == 0) != (m.log_term == 0) {
+        // For an index that it does not have, raft takes 0 as the term: it would find that the logs agree there.
+        return Err("an index without its term");
+    }
     let (mut index, mut term) = (m.index, m.log_term);
     for entry in &m.entries {
         if entry.index != index + 1 {
@@ -141,9 +145,26 @@ mod tests {
             assert!(refused(&message(local)), "{local:?}");
         }
         assert!(refused(&RaftMessage { entries: vec![entry(1, 1)], ..message(MessageType::Propose) }));
-        assert!(refused(&RaftMessage { index: 4, entries: vec![entry(6, 3)], ..message(MessageType::Append) }));
-        assert!(refused(&RaftMessage { index: 4, entries: vec![entry(5, 4)], ..message(MessageType::Append) }));
-        assert!(refused(&RaftMessage { log_term: 3, entries: vec![entry(1, 2)], ..message(MessageType::Append) }));
+        assert!(refused(&RaftMessage {
+            index: 4,
+            log_term: 3,
+            entries: vec![entry(6, 3)],
+            ..message(MessageType::Append)
+        }));
+        assert!(refused(&RaftMessage {
+            index: 4,
+            log_term: 3,
+            entries: vec![entry(5, 4)],
+            ..message(MessageType::Append)
+        }));
+        assert!(refused(&RaftMessage {
+            index: 4,
+            log_term: 3,
+            entries: vec![entry(5, 2)],
+            ..message(MessageType::Append)
+        }));
+        assert!(refused(&RaftMessage { index: 4, entries: vec![entry(5, 3)], ..message(MessageType::Append) }));
+        assert!(refused(&RaftMessage { log_term: 3, ..message(MessageType::Append) }));
         assert!(refused(&message(MessageType::ReadIndex)));
         assert!(refused(&message(MessageType::Snapshot)));
         for (voters, learners) in [(vec![], vec![1]), (vec![1, 1], vec![]), (vec![1], vec![1]), (vec![0], vec![])] {

@@ -332,3 +332,13 @@ fn of_two_voters_one_may_lose_its_disk_while_the_other_restarts() {
     cluster.ticks(20);
     cluster.agreed();
 }
+
+#[test]
+fn a_node_that_is_no_voter_does_not_campaign_however_often_it_is_told_to() {
+    let mut cluster = Cluster::new(1);
+    cluster.add(4, &Start::Join);
+    for _ in 0..3 {
+        cluster.replica(4).campaign();
+    }
+    assert_eq!((cluster.status(4).role, cluster.status(4).term.0), (Role::Follower, 0));
+}
