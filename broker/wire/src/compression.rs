@@ -51,6 +51,26 @@ pub fn decompress(codec: Compression, input: &Bytes, limit: usize) -> Result<Byt
     }
 }
 
+/// The decompressed bytes of `input` as a stream, so that they can be looked at without being held. Snappy, which has no
+/// streams, is decompressed at once, to at most `limit` bytes; the caller bounds the others.
+///
+/// # Errors
+/// [`CompressionError`]; reading may end in an error as well.
+pub(crate) fn stream<'a>(
+    codec: Compression,
+    input: &'a [u8],
+    limit: usize,
+) -> Result<Box<dyn Read + 'a>, CompressionError> {
+    let malformed = |source| CompressionError::Malformed { codec, source };
+    Ok(match codec {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(input)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input).map_err(malformed)?),
+        Compression::Snappy => Box::new(io::Cursor::new(snappy(input, limit)?)),
+    })
+}
+
 fn read_all(codec: Compression, decoder: impl Read, limit: usize) -> Result<Bytes, CompressionError> {
     let mut output = Vec::new();
     decoder

@@ -154,13 +154,14 @@ impl BatchHeader {
     /// Offset of the last record.
     #[must_use]
     pub fn last_offset(&self) -> Offset {
-        self.base_offset.plus(i64::from(self.last_offset_delta))
+        // What a damaged file or a peer claims may be as large as numbers get.
+        Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta)))
     }
 
     /// Offset that follows the last record.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
-        self.last_offset().plus(1)
+        Offset(self.last_offset().0.saturating_add(1))
     }
 
     /// Sequence number of the last record; wraps from `i32::MAX` to 0 as Kafka's do.

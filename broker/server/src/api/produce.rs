@@ -2,6 +2,9 @@
 //!
 //! The batches are slices of the request's frame and go to the log as they are. The append happens in [`handle`], so
 //! requests of one connection reach the log in their order; what waits is only the answer.
+//!
+//! The records are looked at once, before the partition is locked: the count in the header decides how many offsets are
+//! given out, and what else would say whether it is true? Compressed ones are decompressed as a stream, not held.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +14,12 @@ use std::time::Duration;
 use chronik_log::split_batches;
 use chronik_model::batch::{BatchHeader, Compression};
 use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
+use chronik_wire::compression::CompressionError;
 use chronik_wire::messages::produce::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceResponse,
 };
+use chronik_wire::records::{RecordsError, verify};
 
 use super::groups::OFFSETS_TOPIC;
 use super::{Api, Call, Outcome};
@@ -27,6 +32,13 @@ const ZSTD_FROM: i16 = 7;
 const HINTS_FROM: i16 = 10;
 /// Version 13 names topics by id (KIP-516).
 const IDS_FROM: i16 = 13;
+
+/// A batch may decompress to so much, however small it is.
+const ALWAYS_DECOMPRESSED: usize = 64 << 20;
+/// A larger one to so many times its size.
+const MAX_RATIO: usize = 16;
+/// But never to more than a lookup by timestamp can open.
+const MAX_DECOMPRESSED: usize = 256 << 20;
 
 /// Where each waiting partition is in the response.
 type Place = (usize, usize);
@@ -157,7 +169,7 @@ fn append(
     };
     let count = match check(version, &batches[0]) {
         Ok(count) => count,
-        Err(code) => return fail(code),
+        Err((code, text)) => return failed(data.index, code, &text),
     };
     let index = parked.places.len();
     let ticket = (acks != 0).then_some((parked.wait, index, parked.deadline_ms));
@@ -186,14 +198,27 @@ fn append(
 }
 
 /// Number of records of a batch that may be produced with this version.
-fn check(version: i16, batch: &[u8]) -> Result<u64, ErrorCode> {
-    let header = BatchHeader::decode(batch).map_err(|_| ErrorCode::CorruptMessage)?;
+fn check(version: i16, batch: &[u8]) -> Result<u64, (ErrorCode, String)> {
+    let plain = |code: ErrorCode| (code, code.text().to_owned());
+    let header = BatchHeader::decode(batch).map_err(|_| plain(ErrorCode::CorruptMessage))?;
     if header.is_transactional() {
-        return Err(ErrorCode::InvalidTxnState);
+        return Err(plain(ErrorCode::InvalidTxnState));
     }
     if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
-        return Err(ErrorCode::UnsupportedCompressionType);
+        return Err(plain(ErrorCode::UnsupportedCompressionType));
     }
+    let limit = batch.len().saturating_mul(MAX_RATIO).clamp(ALWAYS_DECOMPRESSED, MAX_DECOMPRESSED);
+    verify(batch, limit).map_err(|error| {
+        let code = match &error {
+            // Also what a wrong checksum would say, which is looked at later.
+            RecordsError::Batch(_) | RecordsError::Compression(CompressionError::Malformed { .. }) => {
+                ErrorCode::CorruptMessage
+            }
+            RecordsError::Compression(CompressionError::TooLarge { .. }) => ErrorCode::MessageTooLarge,
+            RecordsError::Record(_) | RecordsError::Count { .. } => ErrorCode::InvalidRecord,
+        };
+        (code, error.to_string())
+    })?;
     Ok(u64::try_from(header.record_count).unwrap_or(0))
 }
 
@@ -244,4 +269,45 @@ fn finish(api: &Api, version: i16, mut response: ProduceResponse) -> ProduceResp
         })
         .collect();
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use chronik_model::batch::{BatchBuilder, HEADER_BYTES};
+    use chronik_wire::compression::compress;
+
+    use super::*;
+
+    fn compressed(claimed: i32, payload: &[u8]) -> Bytes {
+        let mut builder = BatchBuilder::new(1_000);
+        builder.push(None, Some(payload));
+        builder.push(None, Some(b"two"));
+        let plain = builder.build();
+        let packed = compress(Compression::Lz4, &plain[HEADER_BYTES..]).unwrap();
+        let mut batch = BytesMut::from(&plain[..HEADER_BYTES]);
+        batch.extend_from_slice(&packed);
+        let length = batch.len() as i32 - 12;
+        batch[8..12].copy_from_slice(&length.to_be_bytes());
+        batch[22] = 3;
+        batch[23..27].copy_from_slice(&(claimed - 1).to_be_bytes());
+        batch[57..61].copy_from_slice(&claimed.to_be_bytes());
+        batch.freeze()
+    }
+
+    #[test]
+    fn a_compressed_batch_is_not_believed_about_its_number_of_records() {
+        assert_eq!(check(9, &compressed(2, b"one")), Ok(2));
+        for claimed in [1, 3, i32::MAX] {
+            let refused = check(9, &compressed(claimed, b"one")).map_err(|(code, _)| code);
+            assert_eq!(refused, Err(ErrorCode::InvalidRecord), "{claimed}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_decompresses_to_very_much_is_refused() {
+        let bomb = compressed(2, &vec![0; ALWAYS_DECOMPRESSED]);
+        assert!(bomb.len() < 1 << 20);
+        assert_eq!(check(9, &bomb).map_err(|(code, _)| code), Err(ErrorCode::MessageTooLarge));
+    }
 }
