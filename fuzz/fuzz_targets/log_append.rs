@@ -23,7 +23,9 @@ fn config() -> LogConfig {
 
 fn open(disk: &MemDisk) -> PartitionLog {
     let log_dir = LogDir::new(Arc::new(disk.clone()));
-    PartitionLog::open(&log_dir, DIR, config(), OpenOptions::default()).expect("a sound log opens").0
+    PartitionLog::open(&log_dir, DIR, config(), OpenOptions { now_ms: i64::MIN, ..OpenOptions::default() })
+        .expect("a sound log opens")
+        .0
 }
 
 /// Batches that follow `next`, with a byte changed and the checksum made right again now and then.
