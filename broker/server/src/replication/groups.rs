@@ -13,48 +13,71 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chronik_core::group::{Effect, GroupCoordinator, GroupResponse, ListGroupsRequest, Now, Ticket, partition_for};
-use chronik_log::{AppendOrigin, split_batches};
-use chronik_model::batch::BatchBuilder;
-use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName};
+use chronik_log::AppendOrigin;
+use chronik_model::{ErrorCode, LeaderEpoch, PartitionIndex, TopicName};
+use chronik_node::groups::{APPEND_TIMEOUT_MS, GroupHost, GroupShard, LOAD_CHUNK, Loader};
 use chronik_node::partition::Outgoing;
-use chronik_wire::records::BatchRecords;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
 
 use super::partition::Partition;
 use super::status::GroupShardStatus;
 use super::waiters::AckWait;
-use super::{OFFSETS_TOPIC, ReplicaManager, mono_ms, now, wall_ms};
-
-/// `offsets.commit.timeout.ms`.
-const APPEND_TIMEOUT_MS: u64 = 5_000;
-/// Bytes read at once while loading.
-const LOAD_CHUNK: usize = 1024 * 1024;
-/// Decompressed bytes of one batch while loading; what we wrote is not compressed at all.
-const MAX_BATCH: usize = 64 * 1024 * 1024;
+use super::{OFFSETS_TOPIC, ReplicaManager, mono_ms, now};
 
 type Token = oneshot::Sender<GroupResponse>;
 type Coordinator = GroupCoordinator<Token>;
 
 struct State {
-    coordinator: Coordinator,
+    group: GroupShard<Token>,
     /// Appends that wait for the high watermark, oldest first.
     appends: VecDeque<(Ticket, Arc<AckWait>)>,
-    /// Topics that were deleted while this was loading.
-    deleted: Vec<TopicName>,
 }
 
 struct Shard {
     partition: Arc<Partition>,
     epoch: LeaderEpoch,
     state: Mutex<State>,
-    loading: AtomicBool,
     ended: AtomicBool,
     /// Woken by a new append, an earlier deadline, or the end.
     changed: Notify,
     /// When the task looks at the clock next.
     sleeps_until: AtomicU64,
+}
+
+/// The group's way to its partition, while its shard is locked.
+struct Host<'a> {
+    shard: &'a Shard,
+    appends: &'a mut VecDeque<(Ticket, Arc<AckWait>)>,
+    out: Vec<Outgoing>,
+}
+
+impl GroupHost<Token> for Host<'_> {
+    fn append(&mut self, now: Now, epoch: LeaderEpoch, ticket: Ticket, batch: Bytes) -> Result<bool, ErrorCode> {
+        let Self { shard, appends, out } = self;
+        let wait = Arc::new(AckWait::default());
+        let parked = Some((&wait, 0, now.mono_ms + APPEND_TIMEOUT_MS));
+        match shard.partition.append(&[batch], -1, AppendOrigin::Coordinator, Some(epoch), parked, out) {
+            Ok(outcome) => {
+                if outcome.waits {
+                    appends.push_back((ticket, wait));
+                    shard.changed.notify_one();
+                }
+                Ok(outcome.waits)
+            }
+            Err((code, message)) => {
+                tracing::debug!(partition = %shard.partition.tp, message, "group record not written");
+                Err(code)
+            }
+        }
+    }
+
+    fn reply(&mut self, token: Token, response: GroupResponse) {
+        // A client that is gone needs no answer.
+        drop(token.send(response));
+    }
 }
 
 /// See the module documentation.
@@ -84,12 +107,9 @@ impl Groups {
     ) -> Result<oneshot::Receiver<GroupResponse>, ErrorCode> {
         let shard = self.shard_of(group_id)?;
         let (token, answer) = oneshot::channel();
-        let out = {
-            let mut state = shard.state.lock();
-            let effects = operation(&mut state.coordinator, now(), token);
-            shard.run(&mut state, effects)
-        };
-        self.manager.deliver(&shard.partition, out);
+        shard.step(&self.manager, |group, host| {
+            group.ask(host, now(), |coordinator, now| operation(coordinator, now, token));
+        });
         Ok(answer)
     }
 
@@ -104,13 +124,13 @@ impl Groups {
     ) -> Result<R, ErrorCode> {
         let shard = self.shard_of(group_id)?;
         let mut state = shard.state.lock();
-        Ok(operation(&mut state.coordinator, now()))
+        Ok(state.group.query(now(), operation))
     }
 
     /// Runs an operation on every coordinator of this broker.
     pub(crate) fn each<R>(&self, operation: impl Fn(&Coordinator) -> R) -> Vec<R> {
         let shards: Vec<_> = self.shards.read().values().cloned().collect();
-        shards.iter().map(|shard| operation(&shard.state.lock().coordinator)).collect()
+        shards.iter().map(|shard| operation(shard.state.lock().group.coordinator())).collect()
     }
 
     fn shard_of(&self, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
@@ -139,11 +159,9 @@ impl Groups {
                     partition: Arc::clone(partition),
                     epoch,
                     state: Mutex::new(State {
-                        coordinator: GroupCoordinator::new(self.manager.config.groups.clone()),
+                        group: GroupShard::new(epoch, self.manager.config.groups.clone()),
                         appends: VecDeque::new(),
-                        deleted: Vec::new(),
                     }),
-                    loading: AtomicBool::new(true),
                     ended: AtomicBool::new(false),
                     changed: Notify::new(),
                     sleeps_until: AtomicU64::new(0),
@@ -166,13 +184,7 @@ impl Groups {
     pub(super) fn on_topic_deleted(&self, name: &TopicName) {
         let shards: Vec<_> = self.shards.read().values().cloned().collect();
         for shard in shards {
-            shard.step(&self.manager, |state| {
-                if shard.loading.load(Ordering::Acquire) {
-                    state.deleted.push(name.clone());
-                    return Vec::new();
-                }
-                state.coordinator.topic_deleted(now(), std::slice::from_ref(name))
-            });
+            shard.step(&self.manager, |group, host| group.on_topic_deleted(host, now(), name));
         }
     }
 
@@ -182,11 +194,14 @@ impl Groups {
         let shards: Vec<_> = self.shards.read().values().cloned().collect();
         let mut status: Vec<_> = shards
             .iter()
-            .map(|shard| GroupShardStatus {
-                partition: shard.partition.tp.partition.0,
-                leader_epoch: shard.epoch.0,
-                loading: shard.loading.load(Ordering::Acquire),
-                groups: shard.state.lock().coordinator.list_groups(&ListGroupsRequest::default()).groups.len(),
+            .map(|shard| {
+                let group = &shard.state.lock().group;
+                GroupShardStatus {
+                    partition: shard.partition.tp.partition.0,
+                    leader_epoch: shard.epoch.0,
+                    loading: group.is_loading(),
+                    groups: group.coordinator().list_groups(&ListGroupsRequest::default()).groups.len(),
+                }
             })
             .collect();
         status.sort_by_key(|shard| shard.partition);
@@ -195,92 +210,40 @@ impl Groups {
 }
 
 impl Shard {
-    /// Carries effects out in order. What an append asks of the manager is returned, to be delivered without the lock.
-    fn run(&self, state: &mut State, effects: Vec<Effect<Token>>) -> Vec<Outgoing> {
-        let mut out = Vec::new();
-        let mut left = VecDeque::from(effects);
-        while let Some(effect) = left.pop_front() {
-            match effect {
-                // A client that is gone needs no answer.
-                Effect::Reply { token, response } => drop(token.send(response)),
-                Effect::Append { ticket, records } => {
-                    let mut batch = BatchBuilder::new(wall_ms());
-                    for record in &records {
-                        batch.push(Some(&record.key), record.value.as_deref());
-                    }
-                    let wait = Arc::new(AckWait::default());
-                    let parked = Some((&wait, 0, mono_ms() + APPEND_TIMEOUT_MS));
-                    let origin = AppendOrigin::Coordinator;
-                    let appended =
-                        self.partition.append(&[batch.build()], -1, origin, Some(self.epoch), parked, &mut out);
-                    let result = match appended {
-                        Ok(outcome) if outcome.waits => {
-                            state.appends.push_back((ticket, wait));
-                            self.changed.notify_one();
-                            continue;
-                        }
-                        Ok(_) => Ok(()),
-                        Err((code, message)) => {
-                            tracing::debug!(partition = %self.partition.tp, message, "group record not written");
-                            Err(code)
-                        }
-                    };
-                    // What follows from it comes before what was to come after it.
-                    for effect in state.coordinator.append_done(now(), ticket, result).into_iter().rev() {
-                        left.push_front(effect);
-                    }
-                }
+    /// Runs an operation under the lock, and delivers what its appends ask of the manager without it.
+    fn step(&self, manager: &Arc<ReplicaManager>, operation: impl FnOnce(&mut GroupShard<Token>, &mut Host<'_>)) {
+        let out = {
+            let mut state = self.state.lock();
+            let State { group, appends } = &mut *state;
+            let mut host = Host { shard: self, appends, out: Vec::new() };
+            operation(group, &mut host);
+            let out = host.out;
+            if group.next_deadline().unwrap_or(u64::MAX) < self.sleeps_until.load(Ordering::Acquire) {
+                self.changed.notify_one();
             }
-        }
-        if state.coordinator.next_deadline().unwrap_or(u64::MAX) < self.sleeps_until.load(Ordering::Acquire) {
-            self.changed.notify_one();
-        }
-        out
+            out
+        };
+        manager.deliver(&self.partition, out);
     }
 
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.changed.notify_one();
         let mut state = self.state.lock();
-        let effects = state.coordinator.unload();
-        state.appends.clear();
-        for effect in effects {
-            if let Effect::Reply { token, response } = effect {
-                drop(token.send(response));
-            }
-        }
+        let State { group, appends } = &mut *state;
+        appends.clear();
+        group.end(&mut Host { shard: self, appends, out: Vec::new() });
     }
 
     /// Replays the partition into the coordinator. Runs on the blocking pool.
     fn load(&self) -> Result<u64, ErrorCode> {
-        let end = self.partition.log_end();
-        let mut from = self.partition.log_start();
+        let mut loader = Loader::new(self.partition.log_start(), self.partition.log_end());
         let mut count = 0;
-        while from < end && !self.ended.load(Ordering::Acquire) {
+        while let Some((from, end)) = loader.wanted()
+            && !self.ended.load(Ordering::Acquire)
+        {
             let records = self.partition.read_log(from, LOAD_CHUNK, end)?;
-            let batches = split_batches(&records).map_err(|error| error.code())?;
-            let before = from;
-            for batch in &batches {
-                let opened = BatchRecords::open(batch, MAX_BATCH).map_err(|error| {
-                    tracing::error!(partition = %self.partition.tp, offset = %from, %error, "group batch skipped");
-                    ErrorCode::CorruptMessage
-                });
-                let Ok(opened) = opened else { continue };
-                from = Offset(opened.header.next_offset().0.max(from.0));
-                if opened.header.is_control() {
-                    continue;
-                }
-                let mut state = self.state.lock();
-                for record in opened.records().map_while(Result::ok) {
-                    count += 1;
-                    if let Err(error) = state.coordinator.load_record(record.key.unwrap_or_default(), record.value) {
-                        tracing::warn!(partition = %self.partition.tp, %error, "group record skipped");
-                    }
-                }
-            }
-            if from == before {
-                return Err(ErrorCode::CorruptMessage);
-            }
+            loader.take(&records, |batch| count += self.state.lock().group.replay(batch))?;
         }
         Ok(count)
     }
@@ -306,55 +269,33 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
     if shard.ended.load(Ordering::Acquire) {
         return;
     }
-    shard.step(&manager, |state| {
-        let mut effects = state.coordinator.finish_load(now());
-        // Deletions that were committed while nobody led this partition, or while it was loading.
-        let mut gone = std::mem::take(&mut state.deleted);
-        {
-            let metadata = manager.meta.state();
-            let topics = state.coordinator.committed_topics().into_iter();
-            gone.extend(topics.filter(|name| metadata.topic(name.as_str()).is_none()));
-        }
-        if !gone.is_empty() {
-            effects.extend(state.coordinator.topic_deleted(now(), &gone));
-        }
-        shard.loading.store(false, Ordering::Release);
-        effects
+    shard.step(&manager, |group, host| {
+        // Deletions from here on come through `on_topic_deleted`, after this.
+        group.finish_load(host, now(), |name| manager.meta.state().topic(name.as_str()).is_some());
     });
     let mut stop = manager.stop.subscribe();
     while !shard.ended.load(Ordering::Acquire) {
         let (deadline, oldest) = {
             let state = shard.state.lock();
-            (state.coordinator.next_deadline(), state.appends.front().map(|(_, wait)| Arc::clone(wait)))
+            (state.group.next_deadline(), state.appends.front().map(|(_, wait)| Arc::clone(wait)))
         };
         shard.sleeps_until.store(deadline.unwrap_or(u64::MAX), Ordering::Release);
         let pause = Duration::from_millis(deadline.map_or(0, |at| at.saturating_sub(mono_ms())));
         tokio::select! {
             () = shard.changed.notified() => {}
             () = tokio::time::sleep(pause), if deadline.is_some() => {
-                shard.step(&manager, |state| state.coordinator.tick(now()));
+                shard.step(&manager, |group, host| group.tick(host, now()));
             }
             () = acknowledged(oldest.clone()), if oldest.is_some() => {
-                shard.step(&manager, |state| {
-                    let Some((ticket, wait)) = state.appends.pop_front() else { return Vec::new() };
+                shard.step(&manager, |group, host| {
+                    let Some((ticket, wait)) = host.appends.pop_front() else { return };
                     let error = wait.results().first().map_or(ErrorCode::UnknownServerError, |(_, error)| *error);
                     let result = if error.is_none() { Ok(()) } else { Err(error) };
-                    state.coordinator.append_done(now(), ticket, result)
+                    group.on_appended(host, now(), ticket, result);
                 });
             }
             _ = stop.wait_for(|stop| *stop) => return,
         }
-    }
-}
-
-impl Shard {
-    fn step(&self, manager: &Arc<ReplicaManager>, operation: impl FnOnce(&mut State) -> Vec<Effect<Token>>) {
-        let out = {
-            let mut state = self.state.lock();
-            let effects = operation(&mut state);
-            self.run(&mut state, effects)
-        };
-        manager.deliver(&self.partition, out);
     }
 }
 
