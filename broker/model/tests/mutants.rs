@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use chronik_model::mutant::Mutant;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_path_buf()
 }
 
 /// Files below `dir` that end like this, without build output and fetched crates.
@@ -30,10 +30,11 @@ fn files(dir: &Path, suffix: &str, found: &mut Vec<(PathBuf, String)>) {
 #[test]
 fn every_mutant_has_a_site_and_every_site_names_a_mutant() {
     let mut sources = Vec::new();
-    files(&root().join("broker"), ".rs", &mut sources);
-    let own = Path::new("broker/model");
+    for name in ["log", "consensus", "core", "node"] {
+        files(&root().join("broker").join(name).join("src"), ".rs", &mut sources);
+    }
     let mut sites = BTreeSet::new();
-    for (_, text) in sources.iter().filter(|(path, _)| !path.to_string_lossy().contains(&*own.to_string_lossy())) {
+    for (_, text) in &sources {
         for rest in text.split("mutant!(").skip(1) {
             sites.insert(rest.split(')').next().unwrap().to_owned());
         }
