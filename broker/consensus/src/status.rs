@@ -5,7 +5,7 @@ use chronik_model::{RaftIndex, Term};
 use raft::{ProgressState, Storage as _};
 
 use crate::replica::{Replica, known, node_id};
-use crate::types::{NodeStatus, PeerProgress, ProgressKind};
+use crate::types::{BriefStatus, NodeStatus, PeerProgress, ProgressKind};
 
 impl<D: Disk + Clone> Replica<D> {
     /// A picture of this moment; cheap enough to take many times a second.
@@ -41,6 +41,21 @@ impl<D: Disk + Clone> Replica<D> {
             pending_reads: self.reads.len(),
             last_error: self.failure().map(ToString::to_string).or_else(|| self.last_error.clone()),
             failed: self.stopped(),
+        }
+    }
+
+    /// The same in a few words, for who looks after every message.
+    #[must_use]
+    pub fn brief(&self) -> BriefStatus {
+        let raft = &self.node.raft;
+        BriefStatus {
+            role: self.role(),
+            term: Term(raft.term),
+            vote: known(raft.vote),
+            leader: self.leader(),
+            commit: RaftIndex(raft.raft_log.committed),
+            last_index: RaftIndex(raft.raft_log.last_index()),
+            persisted: RaftIndex(raft.raft_log.persisted),
         }
     }
 

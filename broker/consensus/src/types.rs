@@ -197,6 +197,25 @@ pub struct PeerProgress {
     pub silent_ms: Option<u64>,
 }
 
+/// The part of [`NodeStatus`] that costs nothing to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BriefStatus {
+    /// Its role.
+    pub role: Role,
+    /// Current term.
+    pub term: Term,
+    /// Vote in this term.
+    pub vote: Option<NodeId>,
+    /// Known leader.
+    pub leader: Option<NodeId>,
+    /// Highest index known committed.
+    pub commit: RaftIndex,
+    /// Last index in the log.
+    pub last_index: RaftIndex,
+    /// Last index that is durable.
+    pub persisted: RaftIndex,
+}
+
 /// Everything that a replica knows about itself; for `/status`, metrics and the doctor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {

@@ -32,7 +32,7 @@ pub enum LinkEvent {
 }
 
 /// How the network behaves; faults change it while the world runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Weather {
     /// Least latency.
     pub min: Micros,
@@ -182,7 +182,8 @@ impl Network {
         if from == to {
             return Fate { first: Some(1), second: None };
         }
-        let needs_link = matches!(packet, Packet::Raft(_) | Packet::Chunk(_));
+        let image = matches!(packet, Packet::Chunk(_) | Packet::Receipt { .. });
+        let needs_link = image || matches!(packet, Packet::Raft(_));
         if let (true, Address::Broker(a), Address::Broker(b)) = (needs_link, from, to)
             && !self.linked(a, b)
         {
@@ -193,7 +194,7 @@ impl Network {
         }
         let weather = &self.weather;
         // A stream loses nothing while it lives; what a bad network loses there is late instead.
-        let loss = if matches!(packet, Packet::Chunk(_)) { 0 } else { weather.loss };
+        let loss = if image { 0 } else { weather.loss };
         if loss > 0 && random.below(1_000) < loss {
             return lost;
         }

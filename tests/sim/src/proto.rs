@@ -58,11 +58,29 @@ pub enum Packet {
         /// What is answered.
         body: Box<Reply>,
     },
+    /// What became of a part of a state image; needs a link.
+    Receipt {
+        /// Which transfer.
+        transfer: u64,
+        /// How it is.
+        taken: ChunkTaken,
+    },
     /// Nobody listens at the address where a request went; made by the network.
     Refused {
         /// Of the request.
         id: u64,
     },
+}
+
+/// What a receiver says to a part of a state image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChunkTaken {
+    /// It waits for the next.
+    More,
+    /// It has the whole image.
+    Whole,
+    /// The transfer is over.
+    Refused,
 }
 
 /// What is asked.
@@ -162,7 +180,7 @@ pub enum Reply {
     /// To [`Request::Propose`].
     Proposed(Proposed),
     /// To [`Request::Heartbeat`]; `None` when the one asked does not lead.
-    Heartbeat(Option<(HeartbeatReply, RaftIndex)>),
+    Heartbeat(Option<HeartbeatAnswer>),
     /// To [`Request::Membership`].
     Membership(Result<(Membership, Option<ClusterId>), MembershipRefusal>),
     /// To [`Request::FollowerFetch`].
@@ -171,6 +189,17 @@ pub enum Reply {
     LeaderOffsets(Result<(Offset, Offset), ErrorCode>),
     /// To a client.
     Client(ClientReply),
+}
+
+/// What a leader says to a heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeartbeatAnswer {
+    /// Its word.
+    pub reply: HeartbeatReply,
+    /// The broker is registered by another process than the one that reports.
+    pub other_process: bool,
+    /// What the leader has applied.
+    pub applied: RaftIndex,
 }
 
 /// How a proposal ended at the one asked.

@@ -161,6 +161,7 @@ pub fn describe(packet: &Packet) -> String {
             }
             other => write!(out, "#{id} {other:?}"),
         },
+        Packet::Receipt { taken, .. } => write!(out, "state image chunk taken: {taken:?}"),
         Packet::Refused { id } => write!(out, "#{id} refused"),
     };
     if out.len() > 400 {
