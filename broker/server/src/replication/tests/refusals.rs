@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use chronik_core::controller::{
     Command, CommandResult, CreateTopic, DeleteTopic, Envelope, FenceBroker, ProposalId, UnregisterBroker,
 };
-use chronik_model::batch::{BatchBuilder, BatchError, crc_matches};
+use chronik_model::batch::{BatchBuilder, BatchError, Compression, HEADER_BYTES, crc_matches};
 use chronik_model::{ErrorCode, IncarnationId, NodeId, RaftIndex, TopicId};
+use chronik_wire::compression::compress;
 use chronik_wire::messages as m;
 
 use super::cluster::{Broker, Quorum};
@@ -81,7 +82,11 @@ async fn zstd_is_refused_to_clients_that_cannot_read_it() {
     let quorum = Arc::<Quorum>::default();
     let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
-    let mut zstd = BytesMut::from(&batch()[..]);
+    let plain = batch();
+    let mut zstd = BytesMut::from(&plain[..HEADER_BYTES]);
+    zstd.extend_from_slice(&compress(Compression::Zstd, &plain[HEADER_BYTES..]).unwrap());
+    let length = i32::try_from(zstd.len()).unwrap() - 12;
+    zstd[8..12].copy_from_slice(&length.to_be_bytes());
     zstd[22] |= 4;
     let Err(BatchError::Crc { computed, .. }) = crc_matches(&zstd) else { panic!("the attributes are covered") };
     zstd[17..21].copy_from_slice(&computed.to_be_bytes());
