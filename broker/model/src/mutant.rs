@@ -65,6 +65,8 @@ mutants! {
     StaleRead "stale-read" caught by [4, 10];
     /// Entries that the state image covers are applied to it again at restart.
     ImageIgnoresIndex "image-ignores-index" caught by [10];
+    /// A state image that the leader sent is taken as installed and the old state stays.
+    InstallKeepsState "install-keeps-state" caught by [10];
 
     // The metadata state.
     /// A proposal that was retried is applied each time it is committed.

@@ -11,7 +11,7 @@ use chronik_consensus::{
 };
 use chronik_core::controller::{Change, CommandResult, Envelope, ProposalId};
 use chronik_log::disk::Disk;
-use chronik_model::{NodeId, RaftIndex};
+use chronik_model::{NodeId, RaftIndex, mutant};
 
 use super::{Host, Now, ProposeAnswer, Quorum, STOOD_STILL_MS, Waiter, decode_image};
 
@@ -24,7 +24,9 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
         match decode_image(image) {
             Ok(state) => {
                 tracing::info!(%index, "metadata replaced by a snapshot");
-                *self.state.write() = state;
+                if !mutant!(InstallKeepsState) {
+                    *self.state.write() = state;
+                }
             }
             // The image passed its checksums, so only a newer version can have written it.
             Err(problem) => {
