@@ -56,7 +56,7 @@ pub use error::{
 pub use replica::{Recovered, Replica};
 pub use storage::{BOOTSTRAP_INDEX, Start};
 pub use types::{
-    BriefStatus, CommittedEntry, Effects, Membership, MembershipChange, NodeStatus, Payload, PeerProgress, ProgressKind,
-    ProposalToken, ReadState, ReadToken, Role, RoleChange, StateImage,
+    BriefStatus, CommittedEntry, Effects, Membership, MembershipChange, NodeStatus, Payload, PeerProgress,
+    ProgressKind, ProposalToken, ReadState, ReadToken, Role, RoleChange, StateImage,
 };
 pub use waiters::{Outcome, Waiters};

@@ -49,6 +49,12 @@ impl<D: Disk + Clone> Replica<D> {
         Ok(effects)
     }
 
+    /// Whether entries wait for `ready` to make them durable.
+    pub(crate) fn has_unpersisted(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.persisted < log.last_index()
+    }
+
     fn collect(&mut self, mut send_now: impl FnMut(RaftMessage), effects: &mut Effects) -> Ready {
         let mut ready = self.node.ready();
         let durable = self.node.store().hard();

@@ -26,7 +26,7 @@ use crate::types::{Membership, ProposalToken, ReadToken, Role, RoleChange, State
 /// waits for it before it concludes that the leader is silent.
 const MAX_TICKS_AT_ONCE: u64 = 2;
 
-/// What was found when a replica was opened.
+/// What opening found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
     /// The state that the application starts from; committed entries after it follow through `ready`. Empty data, or
@@ -280,6 +280,8 @@ impl<D: Disk + Clone> Replica<D> {
                 self.note_feeding(message);
                 Ok(true)
             }
+            // Not asked for: a vote is, and a successor is caught up, when everything is durable.
+            MessageType::RequestVoteResponse | MessageType::TimeoutNow if self.has_unpersisted() => Ok(false),
             MessageType::ReadIndex if !self.is_leader() => Ok(false),
             MessageType::ReadIndex if self.node.raft.pending_read_count() >= self.config.max_pending_reads => {
                 Err("too many reads wait already")
@@ -338,8 +340,7 @@ impl<D: Disk + Clone> Replica<D> {
         if data.len() > limit {
             return Err(ProposeError::TooLarge { size: data.len(), limit });
         }
-        let entry = eraftpb::Entry { data, ..eraftpb::Entry::default() };
-        self.append(entry).ok_or(ProposeError::Dropped)
+        self.append(eraftpb::Entry { data, ..eraftpb::Entry::default() }).ok_or(ProposeError::Dropped)
     }
 
     pub(crate) fn append(&mut self, entry: eraftpb::Entry) -> Option<ProposalToken> {
@@ -583,8 +584,8 @@ impl<D: Disk + Clone> Replica<D> {
     }
 
     fn start_election(&mut self) {
-        if !self.node.raft.promotable() {
-            // raft panics when somebody who is no voter campaigns among no voters: it would win.
+        // raft panics when one who is no voter wins among no voters, or one whose entries are not durable yet wins.
+        if !self.node.raft.promotable() || self.has_unpersisted() {
             return;
         }
         self.elections_started += 1;

@@ -1,5 +1,6 @@
 //! Forming, failing over, never disturbing.
 
+use chronik_consensus::mirror::{Entry, MessageType, RaftMessage};
 use chronik_consensus::{Outcome, Role, Start, TransferError};
 use chronik_model::NodeId;
 
@@ -341,4 +342,23 @@ fn a_node_that_is_no_voter_does_not_campaign_however_often_it_is_told_to() {
         cluster.replica(4).campaign();
     }
     assert_eq!((cluster.status(4).role, cluster.status(4).term.0), (Role::Follower, 0));
+}
+
+#[test]
+fn votes_that_nobody_asked_for_do_not_make_a_leader_of_entries_that_are_not_durable() {
+    let mut cluster = Cluster::new(1);
+    cluster.add(1, &voters(&[1, 2, 3]));
+    let message =
+        |kind: MessageType, term| RaftMessage { msg_type: kind as i32, to: 1, from: 2, term, ..RaftMessage::default() };
+    let entry = Entry { term: 6, index: 6, data: b"x".to_vec().into(), ..Entry::default() };
+    let append = RaftMessage { index: 5, log_term: 5, entries: vec![entry], ..message(MessageType::Append, 6) };
+    let replica = cluster.replica(1);
+    replica.step(append);
+    replica.step(message(MessageType::TimeoutNow, 6));
+    replica.campaign();
+    for term in 6..10 {
+        replica.step(message(MessageType::RequestPreVoteResponse, term));
+        replica.step(message(MessageType::RequestVoteResponse, term));
+    }
+    assert_ne!(cluster.status(1).role, Role::Leader);
 }
