@@ -471,3 +471,18 @@ fn batches_are_stamped_with_dense_offsets_and_the_epoch() {
         [(0, 6), (2, 6)]
     );
 }
+
+#[test]
+fn a_log_that_lost_its_records_below_its_start_opens_alike_twice() {
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    fill(&mut log, 3, 1);
+    log.flush().unwrap();
+    drop(log);
+    let path = format!("{DIR}/{}", files(&disk, "log")[0]);
+    disk.open(&path).unwrap().truncate(10).unwrap();
+    let options = OpenOptions { log_start: at(4), ..OpenOptions::default() };
+    let first = open_with(&log_dir(disk.clone()), options).0.epochs().to_vec();
+    let second = open_with(&log_dir(disk), options).0.epochs().to_vec();
+    assert_eq!(first, second);
+}

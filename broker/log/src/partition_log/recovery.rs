@@ -292,6 +292,8 @@ impl PartitionLog {
             changed |= epochs.assign(entry.epoch, entry.start_offset);
         }
         changed |= epochs.truncate_from_start(self.log_start);
+        // Of a log without records nothing is left, now as after the next start.
+        changed |= epochs.truncate_from_end(end);
         self.epochs = epochs;
         if changed {
             self.epochs.store(&self.log_dir, &self.dir)?;
