@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CHRONIK_CACHE)/target-$(BUILD_KEY)
 BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
 DATA ?= $(CURDIR)/.cache/local
 
-.PHONY: help build run test lint unit e2e soak figures deny tools clean
+.PHONY: help build run test lint unit e2e soak fuzz figures deny tools clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ e2e: build ## Real processes, real clients, real network namespaces (ARGS= for p
 soak: MINUTES ?= 60
 soak: build ## Random faults against real processes for MINUTES, under load, judged (SEED= replays, GENERATION= one cluster of it)
 	@tests/tools/soak.sh "$(MINUTES)" "$(SEED)" "$(GENERATION)"
+
+fuzz: tools ## Fuzz all decoders and recovery readers for MINUTES (default 10; ARGS="--target NAME" for one)
+	@tests/tools/fuzz.sh --minutes $(or $(MINUTES),10) $(ARGS)
 
 figures: build ## Measure formation, failover, idle cost and produce cost; prints a table
 	@tests/tools/figures.sh $(ARGS)
