@@ -11,6 +11,7 @@ use chronik_model::{NodeId, Uuid};
 
 use crate::net::{LinkEvent, Network};
 use crate::proto::{Address, Packet};
+use crate::rules::Rules;
 use crate::trace::Trace;
 
 /// Simulated time in microseconds since the world began.
@@ -106,6 +107,8 @@ pub struct Kernel {
     pub trace: Trace,
     /// Events served so far.
     pub events: u64,
+    /// What scripts want lost or held.
+    pub rules: Rules,
 }
 
 impl Kernel {
@@ -120,6 +123,7 @@ impl Kernel {
             net: Network::default(),
             trace,
             events: 0,
+            rules: Rules::default(),
         }
     }
 
@@ -154,6 +158,15 @@ impl Kernel {
 
     /// Puts a packet on the network.
     pub fn send(&mut self, from: Address, to: Address, packet: Packet) {
+        if self.rules.stop(from, to, &packet) {
+            self.trace.lost(self.now, from, to, &packet);
+            return;
+        }
+        self.transmit(from, to, packet);
+    }
+
+    /// Puts a packet on the network that no rule stops any more.
+    pub fn transmit(&mut self, from: Address, to: Address, packet: Packet) {
         let fate = self.net.fate(from, to, &packet, &mut self.streams.network);
         for delay in fate.copies() {
             self.after(delay, Event::Deliver { from, to, packet: packet.clone() });

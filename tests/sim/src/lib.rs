@@ -15,6 +15,7 @@ pub mod net;
 pub mod oracle;
 pub mod plan;
 pub mod proto;
+pub mod rules;
 pub mod runner;
 pub mod script;
 pub mod survey;

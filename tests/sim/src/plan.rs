@@ -23,7 +23,7 @@ use crate::net::Weather;
 pub use budget::Budget;
 pub use draw::Limits;
 pub(crate) use perform::{boot, repair};
-pub use perform::{execute, perform};
+pub use perform::{execute, force, perform};
 pub use text::PlanError;
 
 /// The workload of a world.
@@ -89,6 +89,29 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// A world without anything odd, without clients, for scripts.
+    #[must_use]
+    pub fn calm(founders: u8) -> Self {
+        Self {
+            founders,
+            joiners: 0,
+            topics: 0,
+            partitions: 1,
+            replication_factor: i16::from(founders).min(3),
+            min_insync: i16::from(founders).min(2),
+            durable: false,
+            segment_bytes: 1 << 20,
+            image_every: 10_000,
+            lag_max_ms: 3_000,
+            workload: Workload::default(),
+            weather: Weather::default(),
+            drift_ppm: Vec::new(),
+            victim: NodeId(1),
+            duration: 0,
+            recovery: 60_000_000,
+        }
+    }
+
     /// All brokers, those to come too.
     pub fn brokers(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=i32::from(self.founders) + i32::from(self.joiners)).map(NodeId)

@@ -18,6 +18,8 @@ pub use corpus::{CorpusError, Entry, read_corpus, read_plan};
 pub use fleet::{Fleet, FleetReport};
 pub use mutants::{MutantResult, Scenario, hunt};
 pub use report::{failure, story};
+pub(crate) use report::{panic_text, quiet_panics};
+pub(crate) use settle::settle;
 pub use shrink::{Shrunk, shrink};
 pub use start::{broker_config, build};
 
@@ -97,12 +99,12 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
 /// Runs a plan. A panic anywhere in the world is a failure like any other.
 #[must_use]
 pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
-    report::quiet_panics();
+    quiet_panics();
     // The world is looked at after a panic only for its story, which no invariant depends on.
     let mut world = match catch_unwind(AssertUnwindSafe(|| build(plan, detail))) {
         Ok(world) => world,
         Err(payload) => {
-            let failure = Some(Failure { invariant: PANIC, text: report::panic_text(payload.as_ref()) });
+            let failure = Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) });
             return Outcome { failure, ..Outcome::default() };
         }
     };
@@ -110,12 +112,12 @@ pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
     let failure = match result {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation.into()),
-        Err(payload) => Some(Failure { invariant: PANIC, text: report::panic_text(payload.as_ref()) }),
+        Err(payload) => Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) }),
     };
     let outcome = summary(&world, failure);
     if outcome.failure.as_ref().is_some_and(|failure| failure.invariant == PANIC) {
         // What a panic left half done must not be dropped with it.
-        std::mem::drop(catch_unwind(AssertUnwindSafe(move || drop(world))));
+        drop(catch_unwind(AssertUnwindSafe(move || drop(world))));
     }
     outcome
 }
@@ -125,7 +127,7 @@ fn live(world: &mut World) -> Result<(), Violation> {
         world.kernel.after(step.at, Event::Fault(number));
     }
     world.run_until(world.plan.shape.duration)?;
-    settle::settle(world)
+    settle(world, &start::topics(&world.plan.shape))
 }
 
 fn summary(world: &World, failure: Option<Failure>) -> Outcome {

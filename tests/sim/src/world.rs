@@ -75,6 +75,8 @@ pub struct World {
     pub plan: Plan,
     /// What faults may still do.
     pub budget: Budget,
+    /// What arrived for clients that are not there: scripts read their answers here.
+    pub letters: Vec<(Address, Packet)>,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             oracle,
             plan,
             budget: Budget::default(),
+            letters: Vec::new(),
         }
     }
 
@@ -140,8 +143,11 @@ impl World {
                 self.call(node, |broker, ctx| broker.on_packet(ctx, from, packet))
             }
             Event::Deliver { from, to: to @ Address::Client(id), packet } => {
-                let client = self.clients.get_mut(&id)?;
                 self.kernel.trace.packet(self.kernel.now, from, to, &packet);
+                let Some(client) = self.clients.get_mut(&id) else {
+                    self.letters.push((from, packet));
+                    return None;
+                };
                 client.on_packet(&mut client_ctx(&mut self.kernel, id), from, packet, &mut self.oracle.history);
                 None
             }
@@ -224,7 +230,7 @@ impl World {
     /// The disk takes its time: the process does nothing else meanwhile.
     fn charge(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get_mut(&node) else { return };
-        let syncs = host.disk.take_syncs();
+        let syncs = host.disk.take_cost().syncs;
         if host.sync_cost > 0 && syncs > 0 {
             host.busy_until = self.kernel.now + host.sync_cost * syncs;
         }
@@ -360,6 +366,7 @@ impl World {
     /// Power loss: what was not synced is lost in any subset.
     pub fn power_cut(&mut self, node: NodeId) {
         self.kill(node);
+        self.oracle.power_lost(node);
         let seed = self.kernel.streams.disk.next_u64();
         if let Some(host) = self.hosts.get(&node) {
             self.kernel.trace.world(self.kernel.now, || format!("b{node} loses its power"));

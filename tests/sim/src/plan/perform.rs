@@ -60,7 +60,31 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
     true
 }
 
+/// Does this now, whatever the budget says; the disk that it destroys is the victim's from now on.
+pub fn force(world: &mut World, fault: &Fault) {
+    let victim = match fault {
+        Fault::PowerCut(nodes) => nodes.first(),
+        Fault::Lie(node) | Fault::Misdirect(node, ..) | Fault::Spoil(node, ..) | Fault::Wipe(node) => Some(node),
+        Fault::Remove(node) => {
+            world.budget.gone.insert(*node);
+            None
+        }
+        _ => None,
+    };
+    if let Some(victim) = victim {
+        world.plan.shape.victim = *victim;
+        world.budget.taint();
+    }
+    act(world, fault);
+}
+
 fn act(world: &mut World, fault: &Fault) {
+    match fault {
+        Fault::Lie(node)
+        | Fault::Misdirect(node, ..)
+        | Fault::Fail(node, disk::Operation::Sync | disk::Operation::SyncDir, _) => world.oracle.disk_untrusted(*node),
+        _ => {}
+    }
     match fault {
         Fault::Kill(nodes) => nodes.iter().for_each(|node| world.kill(*node)),
         Fault::Boot(nodes) => nodes.iter().for_each(|node| boot(world, *node)),
@@ -163,6 +187,10 @@ fn slow_disk(world: &mut World, node: NodeId, cost: Micros, fault: &Fault) {
 
 fn inject(world: &mut World, node: NodeId, what: disk::Fault, fault: &Fault) {
     tell(world, fault);
+    let syncs = matches!(fault, Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _));
+    if syncs || matches!(fault, Fault::Lie(_) | Fault::Misdirect(..)) {
+        world.oracle.disk_untrusted(node);
+    }
     if let Some(host) = world.hosts.get(&node) {
         host.disk.inject(what);
     }

@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Panics of worlds are kept for the report instead of being printed at once.
-pub(super) fn quiet_panics() {
+pub(crate) fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
@@ -29,7 +29,7 @@ pub(super) fn quiet_panics() {
 }
 
 /// What the last panic of this thread said.
-pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let plain = || {
         payload.downcast_ref::<String>().cloned().or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
     };

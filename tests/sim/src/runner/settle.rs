@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chronik_model::{NodeId, TopicPartition};
+use chronik_model::{NodeId, TopicName, TopicPartition};
 
-use super::start::{spawn, topics};
+use super::start::{GROUP, spawn};
 use crate::client::{ConsumerConfig, Kind, ProducerConfig};
 use crate::kernel::Micros;
 use crate::oracle::Violation;
@@ -30,14 +30,14 @@ fn late(what: String) -> Violation {
 }
 
 /// See the module documentation.
-pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
+pub(crate) fn settle(world: &mut World, topics: &[TopicName]) -> Result<(), Violation> {
     let deadline = world.kernel.now + world.plan.shape.recovery;
     world.kernel.trace.world(world.kernel.now, || "no more faults".to_owned());
+    let commits = world.oracle.history.groups.acked();
     let peace = heal(world);
-    let topics = topics(&world.plan.shape);
     // An extra producer, in case the others write to some partitions only.
     let probe = ProducerConfig {
-        topics: topics.clone(),
+        topics: topics.to_vec(),
         acks: -1,
         idempotent: false,
         every_ms: 50,
@@ -48,8 +48,8 @@ pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
     };
     spawn(world, PROBE, Kind::Producer(probe));
     wait(world, deadline, |world| {
-        let mut missing = unwritten(world, peace);
-        missing.extend(readers_stuck(world, peace));
+        let mut missing = unwritten(world, topics, peace);
+        missing.extend(readers_stuck(world, commits));
         missing
     })?;
     world.kernel.trace.world(world.kernel.now, || "everything was written to; clients stop".to_owned());
@@ -63,7 +63,7 @@ pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
         missing
     })?;
     world.kernel.trace.world(world.kernel.now, || "all is well; the audit begins".to_owned());
-    spawn(world, AUDITOR, Kind::Auditor(ConsumerConfig { topics, max_wait_ms: 500 }));
+    spawn(world, AUDITOR, Kind::Auditor(ConsumerConfig { topics: topics.to_vec(), max_wait_ms: 500 }));
     let until = world.kernel.now + AUDIT;
     wait(world, until, |world| {
         let done = world.clients.get(&AUDITOR).is_none_or(|client| client.is_idle());
@@ -117,15 +117,15 @@ fn wait(world: &mut World, deadline: Micros, missing: impl Fn(&World) -> Vec<Str
 }
 
 /// Partitions of the workload that no client wrote to since there is peace.
-fn unwritten(world: &World, since: Micros) -> Vec<String> {
-    let wanted: BTreeSet<_> = topics(&world.plan.shape).into_iter().collect();
+fn unwritten(world: &World, topics: &[TopicName], since: Micros) -> Vec<String> {
+    let wanted: BTreeSet<&TopicName> = topics.iter().collect();
     let partitions = survey::partitions(world);
     if partitions.is_empty() && survey::quorum_leader(world).is_none() {
         return vec!["the quorum has no leader".to_owned()];
     }
     let mut found: Vec<String> = wanted
         .iter()
-        .filter(|name| !partitions.iter().any(|partition| partition.tp.topic == **name))
+        .filter(|name| !partitions.iter().any(|partition| partition.tp.topic == ***name))
         .map(|name| format!("topic {name} does not exist"))
         .collect();
     let mut acked: BTreeMap<&TopicPartition, Micros> = BTreeMap::new();
@@ -147,13 +147,7 @@ fn unwritten(world: &World, since: Micros) -> Vec<String> {
 }
 
 /// Whether the workload's group commits again.
-fn readers_stuck(world: &World, since: Micros) -> Vec<String> {
-    if world.plan.shape.workload.group_members == 0 {
-        return Vec::new();
-    }
-    let committed = world.oracle.history.groups.last_commit(super::start::GROUP);
-    if committed.is_some_and(|at| at >= since) {
-        return Vec::new();
-    }
-    vec![format!("group {} committed nothing since {:?}", super::start::GROUP, committed)]
+fn readers_stuck(world: &World, before: usize) -> Option<String> {
+    let stuck = world.plan.shape.workload.group_members > 0 && world.oracle.history.groups.acked() == before;
+    stuck.then(|| format!("group {GROUP} has committed nothing since"))
 }

@@ -1,0 +1,174 @@
+//! Scenario scripts: text files that play one situation, with what must come of it.
+//!
+//! ```text
+//! # What once went wrong, and what is expected here.
+//! cluster 3
+//! topic t rf=3 min-insync=2
+//! let L = leader t-0
+//! produce L t-0 acks=all a b
+//! | acked at 0
+//! kill L
+//! wait leader t-0 not L
+//! ```
+//!
+//! A command is a line; what it answers is compared with the lines behind it that begin with `|`. Brokers are named by
+//! their part (`let`), so a script does not depend on who happens to lead. When the last line is done, faults end,
+//! everything must become well, and the oracle judges the whole, as at the end of any run. `Stage` has the
+//! commands. A script is the same run every time; its seed is part of `cluster`.
+
+mod ask;
+mod show;
+mod stage;
+mod wait;
+
+use std::fmt::Write as _;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crate::runner::{Failure, PANIC, panic_text, quiet_panics};
+use crate::trace::Detail;
+use stage::Stage;
+
+/// One line of a script and, for commands, what it is expected to answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Line {
+    /// Comment or empty.
+    Text(String),
+    Command {
+        text: String,
+        number: usize,
+        expected: Vec<String>,
+    },
+}
+
+fn parse(text: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let trimmed = line.trim();
+        match (trimmed.strip_prefix('|'), lines.last_mut()) {
+            (Some(answer), Some(Line::Command { expected, .. })) => expected.push(answer.trim().to_owned()),
+            _ if trimmed.is_empty() || trimmed.starts_with(['#', '|']) => lines.push(Line::Text(line.to_owned())),
+            _ => lines.push(Line::Command { text: trimmed.to_owned(), number: at + 1, expected: Vec::new() }),
+        }
+    }
+    lines
+}
+
+/// The scripts at `path`: itself, or all `*.txt` in it, sorted.
+///
+/// # Errors
+/// It does not read.
+pub fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+struct Played {
+    /// The script as it would be if what happened were expected.
+    blessed: String,
+    /// Lines that answered something else.
+    differences: String,
+    /// What was broken.
+    failure: Option<Failure>,
+    story: String,
+}
+
+fn play(text: &str, detail: Detail) -> Played {
+    quiet_panics();
+    let mut played = Played { blessed: String::new(), differences: String::new(), failure: None, story: String::new() };
+    let mut stage = Stage::new(detail);
+    let result = catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
+        for line in parse(text) {
+            match line {
+                Line::Text(text) => {
+                    let _infallible = writeln!(played.blessed, "{text}");
+                }
+                Line::Command { text, number, expected } => {
+                    let answer = stage.command(&text).map_err(|failure| Failure {
+                        text: format!("line {number}, {text}: {}", failure.text),
+                        ..failure
+                    })?;
+                    let _infallible = writeln!(played.blessed, "{text}");
+                    for line in &answer {
+                        let _infallible = writeln!(played.blessed, "| {line}");
+                    }
+                    if answer != expected {
+                        let _infallible = writeln!(
+                            played.differences,
+                            "line {number}: {text}\n  expected: {}\n  answered: {}",
+                            expected.join("\n            "),
+                            answer.join("\n            ")
+                        );
+                    }
+                }
+            }
+        }
+        stage.end()
+    }));
+    played.failure = match result {
+        Ok(result) => result.err(),
+        Err(payload) => Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) }),
+    };
+    played.story = stage.story();
+    if played.failure.as_ref().is_some_and(|failure| failure.invariant == PANIC) {
+        drop(catch_unwind(AssertUnwindSafe(move || drop(stage))));
+    }
+    played
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| harness(format!("{}: {error}", path.display())))
+}
+
+/// A failure of the script itself.
+fn harness(text: String) -> Failure {
+    Failure { invariant: 0, text }
+}
+
+/// Plays a script and compares.
+///
+/// # Errors
+/// What was broken, or what was answered instead.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    let played = play(&read(path)?, Detail::Hash);
+    if let Some(failure) = played.failure {
+        return Err(Failure { text: format!("{}\n{}", failure.text, played.differences), ..failure });
+    }
+    if played.differences.is_empty() { Ok(()) } else { Err(harness(played.differences)) }
+}
+
+/// Plays a script and writes what it answered into it; whether that changed the file.
+///
+/// # Errors
+/// What was broken; then the file stays as it is.
+pub fn bless(path: &Path) -> Result<bool, Failure> {
+    let text = read(path)?;
+    let played = play(&text, Detail::Hash);
+    if let Some(failure) = played.failure {
+        return Err(Failure { text: format!("{}\n{}", failure.text, played.differences), ..failure });
+    }
+    if played.blessed != text {
+        std::fs::write(path, &played.blessed).map_err(|error| harness(error.to_string()))?;
+    }
+    Ok(played.blessed != text)
+}
+
+/// Everything that happens in a script.
+///
+/// # Errors
+/// It does not read.
+pub fn story(path: &Path) -> Result<String, io::Error> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(play(&text, Detail::Whole).story)
+}
