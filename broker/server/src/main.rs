@@ -14,6 +14,9 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+// The deliberate defects of the simulator never get into a broker.
+const _: () = assert!(!chronik_model::mutant::COMPILED_IN);
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
