@@ -6,14 +6,14 @@
 //! 1. the log: what is to be said has to be there first;
 //! 2. the replica: `on_append`, `on_follower_append` and `on_truncated` tell it what the log holds now;
 //! 3. the effects of that, in the order given ([`HostedPartition::run`]): only these move the high watermark, and only
-//!    behind a moved watermark, or a finished sync, are tickets completed and fetches woken;
-//! 4. the published offsets.
+//!    behind a moved watermark, or a finished sync, is the high watermark published, are fetches woken and tickets
+//!    completed;
+//! 4. the other published offsets.
 //!
 //! What concerns others is data: [`Outgoing`] for the owner to deliver once it holds no lock, and
 //! [`HostedPartition::take_flush`] for a sync that durable acknowledgements wait for. The owner asks for that after
-//! [`HostedPartition::new`], `append` and `on_fetched`, while it still holds the lock; it runs the plan without
-//! the lock and brings it to
-//! [`HostedPartition::on_flushed`], or the error to [`HostedPartition::on_flush_failed`].
+//! [`HostedPartition::new`], `apply`, `append` and `on_fetched`, while it still holds the lock; it runs the plan without
+//! the lock and brings it to [`HostedPartition::on_flushed`], or the error to [`HostedPartition::on_flush_failed`].
 //!
 //! What never happens: an acknowledgement or a record leaves before `chronik-core` says so, or, with durable
 //! acknowledgements, before it is synced here; a log that failed a write or a sync is served any more.
@@ -148,7 +148,7 @@ pub struct HostedPartition<A, F> {
     syncs: AckWaiters<A>,
     fetches: FetchWaiters<F>,
     deletes_old: bool,
-    /// Something was appended that acknowledgements wait to see synced.
+    /// There may be something that acknowledgements or consumers wait to see synced.
     flush_wanted: bool,
     /// Segments that there were when the log was last made durable as a whole.
     flushed_segments: usize,
@@ -405,11 +405,11 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     /// A plan of this partition was run, and everything in it is on disk.
     pub fn on_flushed(&mut self, plan: &FlushPlan) {
         let durable = self.log.complete_flush(plan);
+        self.publish_visible();
         self.release_acks();
         for ticket in self.syncs.release(durable) {
             ticket.complete(ErrorCode::None);
         }
-        self.publish_visible();
     }
 
     /// A plan of this partition failed.
@@ -442,6 +442,9 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                 Effect::BecomeLeader { epoch, epoch_start } => {
                     tracing::info!(partition = %self.tp, %epoch, start = %epoch_start, "leads");
                     out.push(Outgoing::RoleChanged);
+                    // Consumers wait for what is not synced here, and maybe nobody appends: what an earlier plan did not
+                    // achieve, because a truncation made it void, must not wait for that.
+                    self.flush_wanted = true;
                     if let Err(error) = self.log.assign_epoch(epoch) {
                         self.refuse_service(&error, out);
                     }
@@ -464,8 +467,8 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                 Effect::Removed => out.push(Outgoing::Removed),
                 Effect::IsrChanged { isr } => tracing::info!(partition = %self.tp, ?isr, "in-sync set changed"),
                 Effect::HighWatermark(_) => {
-                    self.release_acks();
                     self.publish_visible();
+                    self.release_acks();
                 }
                 Effect::ProposeAlterPartition(proposal) => out.push(Outgoing::Propose(proposal)),
             }
@@ -486,7 +489,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         }
     }
 
-    /// Shows consumers what they may see now.
+    /// Shows consumers what they may see now. Comes before the acknowledgements: who has one looks for its records.
     fn publish_visible(&mut self) {
         let visible = self.visible();
         self.published.high_watermark.store(visible.0, Ordering::Release);

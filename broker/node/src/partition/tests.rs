@@ -25,6 +25,8 @@ type Answers = Rc<RefCell<Vec<(Offset, ErrorCode)>>>;
 struct Ack {
     required: Offset,
     answers: Answers,
+    /// With acks=all: where its records must be shown by the time it is acknowledged.
+    shown: Option<Arc<Published>>,
 }
 
 impl Ticket for Ack {
@@ -33,6 +35,9 @@ impl Ticket for Ack {
     }
 
     fn complete(self, error: ErrorCode) {
+        if let Some(shown) = self.shown.filter(|_| error.is_none()) {
+            assert!(shown.high_watermark() >= self.required, "acknowledged, but not shown");
+        }
         self.answers.borrow_mut().push((self.required, error));
     }
 }
@@ -122,7 +127,8 @@ impl Node {
         let batches = [batch(values)];
         let request = Append { batches: &batches, acks, origin: AppendOrigin::Client, only_epoch: None };
         let answers = Rc::clone(&self.answers);
-        let ticket = |required| Some((60_000, Ack { required, answers }));
+        let shown = (acks == -1).then(|| Arc::clone(self.partition.published()));
+        let ticket = |required| Some((60_000, Ack { required, answers, shown }));
         let now = Now { mono_ms: 0, wall_ms: 1_000 };
         let outcome = self.partition.append(&request, ticket, now, &mut self.out);
         self.partition.replica().check_invariants().unwrap();
@@ -285,6 +291,25 @@ fn durable_acknowledgements_wait_for_the_sync_here_and_at_the_follower() {
         node.disk.crash(3);
         assert_eq!(Node::start_on(me, Durability::EveryAck, node.disk.clone()).stored(), stored);
     }
+}
+
+#[test]
+fn a_new_leader_has_what_it_holds_synced_though_nobody_appends_so_that_consumers_see_it() {
+    let (mut leader, mut follower) = pair(Durability::EveryAck);
+    assert!(leader.sync() && follower.sync());
+    leader.produce(-1, &["a"]).unwrap();
+    pull(&mut follower, &mut leader);
+    // Its word comes after a truncation, or finds nobody: the plan achieves nothing.
+    drop(follower.partition.take_flush().unwrap());
+    follower.apply(&led_by(2, 2, &[2]));
+    let poll = Poll::default();
+    assert_eq!(follower.ends(), (1, 1));
+    assert_eq!(follower.consume(0, &poll), (ErrorCode::None, 0, Bytes::new()));
+    assert!(follower.sync());
+    assert_eq!(poll.0.get(), 1);
+    assert_eq!(follower.consume(0, &poll), (ErrorCode::None, 1, follower.stored()));
+    follower.apply(&led_by(2, 3, &[2]));
+    assert!(!follower.sync(), "nothing is left to sync");
 }
 
 #[test]

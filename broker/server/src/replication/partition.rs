@@ -170,7 +170,11 @@ impl Partition {
         broker: impl Fn(NodeId) -> Option<BrokerStatus>,
         out: &mut Vec<Outgoing>,
     ) {
-        self.lock().apply(state, broker, mono_ms(), out);
+        let mut hosted = self.lock();
+        hosted.apply(state, broker, mono_ms(), out);
+        // One that leads now may have what is not synced, and not only after a truncation: what was found is synced at
+        // once, maybe before the committer finds this partition among those that it can tell.
+        self.register_flush(&mut hosted);
     }
 
     /// Takes a changed view of the brokers over.
@@ -261,5 +265,81 @@ impl Partition {
     /// The partition is deleted or moved away: nobody is served any more.
     pub(super) fn end_service(&self) {
         self.lock().end_service(mono_ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_core::partition::ReplicaConfig;
+    use chronik_core::{LeaderRecovery, PartitionState};
+    use chronik_log::disk::MemDisk;
+    use chronik_log::{LogConfig, LogDir};
+    use chronik_model::batch::BatchBuilder;
+    use chronik_model::{PartitionEpoch, Uuid};
+    use chronik_node::partition::{Durability, Parts};
+    use chronik_node::storage;
+
+    use super::*;
+
+    const TOPIC: TopicId = Uuid([7; 16]);
+
+    fn open(log_dir: &Arc<LogDir>, committer: &Arc<Committer>) -> Arc<Partition> {
+        let settings = Settings {
+            log: LogConfig::default(),
+            replica: ReplicaConfig { min_insync_replicas: 1, ..ReplicaConfig::default() },
+            deletes_old: true,
+        };
+        let (tp, mut checkpoints) = (TopicPartition::new("t", 0), Checkpoints::default());
+        let opened = storage::open(log_dir, &tp, TOPIC, settings.log, false, &mut checkpoints, 1_000);
+        let (log, high_watermark) = opened.unwrap();
+        let hosted = HostedPartition::new(Parts {
+            tp,
+            topic_id: TOPIC,
+            me: NodeId(1),
+            broker_epoch: BrokerEpoch(1),
+            log,
+            high_watermark,
+            settings,
+            durability: Durability::EveryAck,
+            max_waiters: 10,
+        });
+        Partition::new(hosted, Some(Arc::clone(committer)), Arc::new(|| ()))
+    }
+
+    fn lead(partition: &Partition) {
+        let state = PartitionState {
+            replicas: vec![NodeId(1)],
+            isr: vec![NodeId(1)],
+            elr: Vec::new(),
+            last_known_leader: None,
+            leader: Some(NodeId(1)),
+            leader_epoch: LeaderEpoch(1),
+            partition_epoch: PartitionEpoch(1),
+            recovery: LeaderRecovery::Recovered,
+            adding: Vec::new(),
+            removing: Vec::new(),
+        };
+        partition.apply(&state, |_| None, &mut Vec::new());
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_shown_though_the_committer_was_done_before_the_partition_could_be_told() {
+        let log_dir = LogDir::new(Arc::new(MemDisk::new()));
+        let committer = Arc::new(Committer::new(Arc::clone(&log_dir)));
+        let earlier = open(&log_dir, &committer);
+        lead(&earlier);
+        let mut batch = BatchBuilder::new(1_000);
+        batch.push(None, Some(b"a"));
+        earlier.append(&[batch.build()], 1, AppendOrigin::Client, None, None, &mut Vec::new()).unwrap();
+        drop(earlier);
+
+        let partition = open(&log_dir, &committer);
+        assert_eq!(committer.run_once().unwrap().len(), 1, "synced, and nobody is told");
+        lead(&partition);
+        assert_eq!((partition.high_watermark(), partition.log_end()), (Offset(0), Offset(1)));
+        for committed in committer.run_once().unwrap() {
+            partition.on_flushed(&committed.plan);
+        }
+        assert_eq!(partition.high_watermark(), Offset(1));
     }
 }
