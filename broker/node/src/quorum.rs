@@ -368,6 +368,11 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
         host.stopped(failure);
         let term = self.replica.status().term.0;
         self.lead(host, None);
+        // It may have been about to lead: who proposed since then waits as well.
+        for (waiter, outcome) in self.waiters.leadership_lost() {
+            self.settle(host, waiter, outcome, None);
+        }
+        self.since.clear();
         host.role(Leadership { leader: None, term, role: Role::Follower });
         let reads = std::mem::take(&mut self.reads).into_iter().map(|(_, asker)| asker);
         let ready = std::mem::take(&mut self.ready_reads).into_iter().map(|(_, asker)| asker);

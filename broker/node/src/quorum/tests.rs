@@ -465,6 +465,35 @@ fn a_storage_failure_ends_all_promises_and_leaves_nobody_waiting() {
 }
 
 #[test]
+fn who_proposes_to_a_leader_whose_disk_fails_before_it_ever_led_is_answered() {
+    let mut world = World::new(3);
+    let asked = 'asked: loop {
+        let wake = world.nodes.values().map(|node| node.quorum.wake_at(world.mono_ms)).min().unwrap();
+        world.mono_ms = wake.max(world.mono_ms + 1);
+        let now = world.now();
+        let mut mail = Vec::new();
+        for node in world.nodes.values_mut() {
+            node.quorum.turn(&mut node.host, now).unwrap();
+            mail.append(&mut node.host.out);
+        }
+        for message in mail {
+            let to = message.to as i32;
+            world.input(to, Input::Message(message));
+            // The vote that it needed came a moment ago: it leads, and has not had its turn yet.
+            if world.nodes[&to].quorum.replica().brief().role == Role::Leader {
+                world.nodes[&to].disk.inject(Fault::Fail(Operation::Append, 1));
+                break 'asked (to, world.propose(to, topic("t")));
+            }
+        }
+    };
+    assert!(!world.nodes[&asked.0].leads());
+    assert_eq!(world.nodes[&asked.0].quorum.waiting().0, 1);
+    world.settle();
+    assert_eq!(world.answer(asked.0, asked.1), Some(&ProposeAnswer::Unknown));
+    assert_eq!(world.nodes[&asked.0].quorum.waiting(), (0, None));
+}
+
+#[test]
 fn what_the_disk_refused_was_promised_to_nobody() {
     let (mut world, leader) = ready(3);
     let follower = world.follower();
