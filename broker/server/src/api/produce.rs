@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chronik_log::split_batches;
-use chronik_model::batch::{BatchHeader, Compression};
+use chronik_model::batch::{BatchHeader, Compression, crc_matches};
 use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
 use chronik_wire::compression::CompressionError;
 use chronik_wire::messages::produce::{
@@ -210,7 +210,8 @@ fn check(version: i16, batch: &[u8]) -> Result<u64, (ErrorCode, String)> {
     let limit = batch.len().saturating_mul(MAX_RATIO).clamp(ALWAYS_DECOMPRESSED, MAX_DECOMPRESSED);
     verify(batch, limit).map_err(|error| {
         let code = match &error {
-            // Also what a wrong checksum would say, which is looked at later.
+            // Damaged on the way, which a producer repairs by sending it again; an invalid record it gives up.
+            _ if crc_matches(batch).is_err() => ErrorCode::CorruptMessage,
             RecordsError::Batch(_) | RecordsError::Compression(CompressionError::Malformed { .. }) => {
                 ErrorCode::CorruptMessage
             }
@@ -274,7 +275,7 @@ fn finish(api: &Api, version: i16, mut response: ProduceResponse) -> ProduceResp
 #[cfg(test)]
 mod tests {
     use bytes::{Bytes, BytesMut};
-    use chronik_model::batch::{BatchBuilder, HEADER_BYTES};
+    use chronik_model::batch::{BatchBuilder, BatchError, HEADER_BYTES};
     use chronik_wire::compression::compress;
 
     use super::*;
@@ -292,6 +293,8 @@ mod tests {
         batch[22] = 3;
         batch[23..27].copy_from_slice(&(claimed - 1).to_be_bytes());
         batch[57..61].copy_from_slice(&claimed.to_be_bytes());
+        let Err(BatchError::Crc { computed, .. }) = crc_matches(&batch) else { panic!("it was another batch") };
+        batch[17..21].copy_from_slice(&computed.to_be_bytes());
         batch.freeze()
     }
 
@@ -301,6 +304,21 @@ mod tests {
         for claimed in [1, 3, i32::MAX] {
             let refused = check(9, &compressed(claimed, b"one")).map_err(|(code, _)| code);
             assert_eq!(refused, Err(ErrorCode::InvalidRecord), "{claimed}");
+        }
+    }
+
+    #[test]
+    fn records_damaged_on_the_way_are_corrupt_so_that_the_producer_sends_them_again() {
+        let mut builder = BatchBuilder::new(1_000);
+        builder.push(None, Some(b"one"));
+        let sent = builder.build();
+        assert_eq!(check(9, &sent), Ok(1));
+        for byte in HEADER_BYTES..sent.len() {
+            let mut arrived = sent.to_vec();
+            arrived[byte] ^= 0x10;
+            let refused = check(9, &arrived).map_err(|(code, _)| code);
+            // What the records do not give away, the log's look at the checksum does.
+            assert!(matches!(refused, Ok(1) | Err(ErrorCode::CorruptMessage)), "{byte}: {refused:?}");
         }
     }
 
