@@ -100,6 +100,12 @@ enum Answer {
     Nothing,
 }
 
+/// Whether the leader's answer will soon be another. One without its disk stays fenced until it is started anew, and
+/// could be eager for ever.
+fn is_expected(fenced: bool, offline: bool, waits_to_stop: bool) -> bool {
+    (fenced && !offline) || waits_to_stop
+}
+
 impl Lifecycle {
     /// A broker that is not registered yet.
     #[must_use]
@@ -196,7 +202,7 @@ impl Lifecycle {
                     if may_shut_down {
                         self.may_stop.send_replace(true);
                     }
-                    if fenced || (leaving && !may_shut_down) {
+                    if is_expected(fenced, (self.offline)(), leaving && !may_shut_down) {
                         pause = pause.min(EAGER);
                     }
                 }

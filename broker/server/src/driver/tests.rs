@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chronik_consensus::{Config, Replica, Role, Start};
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 
 use super::contact::Answered;
 use super::control::Control;
-use super::heartbeat::{Lifecycle, Registration};
+use super::heartbeat::{Lifecycle, OfflineCheck, Registration};
 use super::inbox::{Inbox, Input};
 use super::meta_client::Meta;
 use super::raft_thread::{RaftThread, decode_image};
@@ -130,6 +131,10 @@ impl Node {
     }
 
     fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle_with(Arc::new(|| false))
+    }
+
+    fn lifecycle_with(&self, offline: OfflineCheck) -> Lifecycle {
         let endpoint = |port| Endpoint { host: "127.0.0.1".into(), port };
         let node = self.meta.shared().node;
         let registration = Registration {
@@ -151,7 +156,7 @@ impl Node {
             controlled_shutdown_timeout_ms: 5000,
             drain_timeout_ms: 0,
         };
-        Lifecycle::new(self.meta.clone(), config, registration, Arc::new(|| false))
+        Lifecycle::new(self.meta.clone(), config, registration, offline)
     }
 
     /// Registered, sending heartbeats, and unfenced.
@@ -432,4 +437,26 @@ async fn brokers_become_ready_by_themselves_and_a_leader_without_followers_does_
         node.kill().await;
     }
     ready(&left, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_its_disk_does_not_ask_eagerly_for_what_it_will_not_get() {
+    let mut cluster = Cluster::new(1, 0).await;
+    let node = cluster.start(1).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looked = Arc::clone(&looks);
+    let lifecycle = node.lifecycle_with(Arc::new(move || {
+        looked.fetch_add(1, Ordering::Relaxed);
+        true
+    }));
+    lifecycle.register(|_| {}).await.unwrap();
+    let begin = std::time::Instant::now();
+    let beating = tokio::spawn(async move { lifecycle.run().await });
+    // It looks at least once for each heartbeat, and twice at most.
+    while looks.load(Ordering::Relaxed) < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(begin.elapsed() > Duration::from_millis(600), "{:?} for ten heartbeats or more", begin.elapsed());
+    assert!(!node.meta.shared().is_unfenced());
+    beating.abort();
 }
