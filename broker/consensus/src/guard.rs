@@ -97,6 +97,7 @@ fn sound(members: &ConfState) -> bool {
         // Chronik changes one member at a time and is never in joint consensus.
         && members.voters_outgoing.is_empty()
         && members.learners_next.is_empty()
+        && !members.auto_leave
 }
 
 #[cfg(test)]
@@ -172,6 +173,13 @@ mod tests {
             let metadata = SnapshotMetadata { conf_state: Some(members), index: 9, term: 3 };
             let snapshot = Some(Snapshot { data: Bytes::new(), metadata: Some(metadata) });
             assert!(refused(&RaftMessage { snapshot, ..message(MessageType::Snapshot) }));
+        }
+        for auto_leave in [false, true] {
+            let members = ConfState { voters: vec![1, 2], auto_leave, ..ConfState::default() };
+            let metadata = SnapshotMetadata { conf_state: Some(members), index: 9, term: 3 };
+            let snapshot = Some(Snapshot { data: Bytes::new(), metadata: Some(metadata) });
+            let leaving = RaftMessage { snapshot, ..message(MessageType::Snapshot) };
+            assert_eq!(refused(&leaving), auto_leave, "raft panics when it cannot restore just these members");
         }
     }
 }
