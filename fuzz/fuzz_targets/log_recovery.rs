@@ -34,7 +34,7 @@ fn dir(disk: &MemDisk) -> Arc<LogDir> {
 
 fn config(u: &mut Unstructured<'_>) -> Result<LogConfig> {
     Ok(LogConfig {
-        segment_bytes: u.int_in_range(600..=3_000)?,
+        segment_bytes: u.int_in_range(1_000..=3_000)?,
         index_interval_bytes: u.int_in_range(1..=400)?,
         retention_ms: None,
         ..LogConfig::default()
