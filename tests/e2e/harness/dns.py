@@ -1,7 +1,7 @@
 """A real DNS server whose records change while brokers run."""
 
 from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A, DNSError
-from dnslib.server import BaseResolver, DNSServer
+from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 
 class Zone(BaseResolver):
@@ -59,8 +59,9 @@ class Server:
         self.address, self.port = address, port
 
     def __enter__(self):
-        self._udp = DNSServer(self.zone, address=self.address, port=self.port)
-        self._tcp = DNSServer(self.zone, address=self.address, port=self.port, tcp=True)
+        silent = DNSLogger(logf=lambda _: None)
+        self._udp = DNSServer(self.zone, address=self.address, port=self.port, logger=silent)
+        self._tcp = DNSServer(self.zone, address=self.address, port=self.port, tcp=True, logger=silent)
         self._udp.start_thread()
         self._tcp.start_thread()
         return self

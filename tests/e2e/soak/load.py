@@ -296,7 +296,7 @@ class Administrator(Client):
                     mine.append(topic)
                     self._fill(producer, topic)
             elif draw < 0.55 and mine:
-                self._delete(client, mine.pop(rng.randrange(len(mine))))
+                self._drop(client, mine.pop(rng.randrange(len(mine))))
             else:
                 self._configure(client, rng.choice(("t0", "t1")), rng.choice(("segment.bytes", "max.message.bytes")),
                                 rng.choice((1 << 20, 2 << 20, 4 << 20, 16 << 20)))
@@ -326,7 +326,7 @@ class Administrator(Client):
 
             producer.produce(topic, encode(name), partition=0, on_delivery=outcome)
 
-    def _delete(self, client, topic):
+    def _drop(self, client, topic):
         self.record("delete", topic=topic)
         try:
             client.delete_topics([topic], operation_timeout=10, request_timeout=12)[topic].result(20)

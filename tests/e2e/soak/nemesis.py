@@ -60,7 +60,7 @@ class Nemesis:
         for broker in self.cluster.running():
             try:
                 if role == "controller":
-                    leader = broker.status()["raft"]["leader"]
+                    leader = broker.http_json("/status", 1.0)["raft"]["leader"]
                 else:
                     topic, _, partition = place.partition("/")
                     connection = raw.Connection(broker.host, broker.kafka_port, 1.0)
@@ -201,7 +201,8 @@ class Nemesis:
         """What cures a log directory that was taken offline."""
         broker = self.cluster[node]
         try:
-            status = broker.status() if broker.running and node not in self.stopping_brokers else None
+            asked = broker.running and node not in self.stopping_brokers
+            status = broker.http_json("/status", 2.0) if asked else None
         except (OSError, AssertionError, ValueError):
             return False
         if status and (status["log_dir"]["state"] == "offline" or status["raft"]["failure"]):
@@ -220,8 +221,8 @@ class Nemesis:
 
     def _begin_fds(self, nodes, args):
         broker = self.cluster[nodes[0]]
-        if not broker.running:
-            return
+        if not self._serves(broker):
+            return  # one that only starts may end with 75, and be started again
         pid = broker.process.pid
         try:
             now = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -231,6 +232,13 @@ class Nemesis:
             self.limits.pop(nodes[0], None)
             return
         self.sockets.setdefault(nodes[0], []).extend(self._connections(broker, 20))
+
+    @staticmethod
+    def _serves(broker):
+        try:
+            return broker.running and broker.http("/readyz", 1.0)[0] == 200
+        except OSError:
+            return False
 
     def _end_fds(self, nodes, _):
         pid, limit = self.limits.pop(nodes[0], (None, None))

@@ -65,15 +65,10 @@ impl ReplicaManager {
             }
             let manager = Arc::clone(&self);
             let last = written.clone();
-            let done = tokio::task::spawn_blocking(move || {
-                if retention {
-                    manager.retain();
-                }
-                manager.sync_sealed()?;
-                manager.write_checkpoints(&last)
-            });
+            let done = tokio::task::spawn_blocking(move || manager.maintain(retention, &last));
             match done.await {
-                Ok(Ok(now_written)) => written = now_written,
+                Ok(Ok(Some(now_written))) => written = now_written,
+                Ok(Ok(None)) => return,
                 // The directory is offline and said so itself.
                 Ok(Err(error)) => tracing::debug!(%error, "checkpoints not written"),
                 Err(error) => tracing::error!(%error, "maintenance failed"),
@@ -85,6 +80,19 @@ impl ReplicaManager {
                 next_retention = Instant::now() + self.config.retention_interval;
             }
         }
+    }
+
+    /// One round of what is done from time to time; `None` when the shutdown has begun, which does it for the last time.
+    fn maintain(self: &Arc<Self>, retention: bool, last: &Checkpoints) -> Result<Option<Checkpoints>, LogError> {
+        let _alone = self.maintaining.lock();
+        if *self.stop.borrow() {
+            return Ok(None);
+        }
+        if retention {
+            self.retain();
+        }
+        self.sync_sealed()?;
+        self.write_checkpoints(last).map(Some)
     }
 
     fn tick(self: &Arc<Self>) {
@@ -135,6 +143,8 @@ impl ReplicaManager {
         self.stop.send_replace(true);
         *self.committer_work.0.lock() = true;
         self.committer_work.1.notify_all();
+        // A round that began before writes the same files, and older offsets.
+        let _alone = self.maintaining.lock();
         for partition in self.partitions() {
             partition.settle()?;
         }

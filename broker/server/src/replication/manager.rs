@@ -46,6 +46,8 @@ pub struct ReplicaManager {
     applying: Mutex<()>,
     /// Serialises what follows from a change of role.
     role_changes: Mutex<()>,
+    /// Held by whoever maintains the logs: the periodic run, or the shutdown, after which nobody does.
+    pub(super) maintaining: Mutex<()>,
     active: AtomicBool,
     pub(super) fetchers: Fetchers,
     pub(super) committer: Option<Arc<Committer>>,
@@ -87,6 +89,7 @@ impl ReplicaManager {
             hosted: RwLock::default(),
             applying: Mutex::new(()),
             role_changes: Mutex::new(()),
+            maintaining: Mutex::new(()),
             active: AtomicBool::new(false),
             fetchers: Fetchers::default(),
             committer,
