@@ -124,11 +124,7 @@ impl Network {
 
     /// Makes or breaks the link; whether that changed anything.
     pub fn set_link(&mut self, a: NodeId, b: NodeId, up: bool) -> bool {
-        if up {
-            self.links.insert(pair(a, b))
-        } else {
-            self.links.remove(&pair(a, b))
-        }
+        if up { self.links.insert(pair(a, b)) } else { self.links.remove(&pair(a, b)) }
     }
 
     /// Peers of `node` that it has a link with.

@@ -241,13 +241,8 @@ impl World {
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.process.is_none()) else { return };
         host.run += 1;
         host.busy_until = 0;
-        let mut ctx = Ctx {
-            me: Address::Broker(node),
-            run: host.run,
-            clock: host.clock,
-            exit: None,
-            kernel: &mut self.kernel,
-        };
+        let mut ctx =
+            Ctx { me: Address::Broker(node), run: host.run, clock: host.clock, exit: None, kernel: &mut self.kernel };
         match Broker::boot(&mut ctx, &host.config, &host.disk) {
             Ok(broker) => {
                 host.process = Some(broker);

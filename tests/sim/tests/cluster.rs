@@ -9,13 +9,15 @@ use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset, TopicPartition};
 use chronik_sim::broker::{Broker, BrokerConfig};
 use chronik_sim::kernel::Event;
 use chronik_sim::oracle::Oracle;
-use chronik_sim::plan::Plan;
+use chronik_sim::plan::{Limits, Plan};
 use chronik_sim::proto::{Address, ClientReply, ClientRequest, Packet, Reply, Request};
 use chronik_sim::trace::Detail;
 use chronik_sim::world::World;
 
 const ME: Address = Address::Client(900);
 const SECOND: u64 = 1_000_000;
+/// These worlds have no plan of their own.
+const CALM: Limits = Limits { founders: 3, seconds: 1, faults: false };
 
 struct Sim {
     world: World,
@@ -29,7 +31,7 @@ fn nodes(count: i32) -> Vec<NodeId> {
 impl Sim {
     /// A cluster whose brokers start at once.
     fn new(seed: u64, brokers: i32, change: impl Fn(&mut BrokerConfig)) -> Self {
-        let mut world = World::new(seed, Detail::Last, Oracle::new(), Plan::default());
+        let mut world = World::new(seed, Detail::Last, Oracle::new(), Plan::draw(seed, CALM));
         let voters = nodes(brokers);
         for node in &voters {
             let mut config = BrokerConfig::new(*node, &voters);
@@ -222,7 +224,9 @@ fn assert_kept(sim: &mut Sim, acked: &[(Offset, String)]) {
 fn three_brokers_elect_within_two_seconds_and_serve_soon_after() {
     for seed in 0..20 {
         let mut sim = Sim::new(seed, 3, |_| {});
-        sim.until(2 * SECOND, |sim| nodes(3).iter().all(|node| sim.broker(*node).is_some_and(|b| b.known_leader().is_some())));
+        sim.until(2 * SECOND, |sim| {
+            nodes(3).iter().all(|node| sim.broker(*node).is_some_and(|b| b.known_leader().is_some()))
+        });
         sim.until(SECOND, |sim| nodes(3).iter().all(|node| sim.serves(*node)));
         sim.until(SECOND, |sim| {
             let state = sim.broker(NodeId(1)).unwrap().metadata().read();
@@ -237,7 +241,8 @@ fn three_brokers_elect_within_two_seconds_and_serve_soon_after() {
 fn a_broker_alone_is_a_cluster() {
     let mut sim = Sim::new(1, 1, |_| {});
     sim.until(SECOND, |sim| sim.serves(NodeId(1)));
-    let create = ClientRequest::CreateTopic { name: "t".into(), partitions: 1, replication_factor: -1, configs: vec![] };
+    let create =
+        ClientRequest::CreateTopic { name: "t".into(), partitions: 1, replication_factor: -1, configs: vec![] };
     assert!(matches!(sim.ask(NodeId(1), create), Some(ClientReply::Done(ErrorCode::None))));
     let mut acked = Vec::new();
     produce_all(&mut sim, 0, 3, &mut acked);
@@ -325,7 +330,8 @@ fn a_joiner_becomes_a_member_and_a_replica() {
         sim.until(20 * SECOND, |sim| sim.serves(NodeId(4)));
         let members = sim.broker(NodeId(4)).unwrap().quorum_status();
         assert!(members.learners.contains(&NodeId(4)), "{members:?}");
-        let create = ClientRequest::CreateTopic { name: "wide".into(), partitions: 1, replication_factor: 4, configs: vec![] };
+        let create =
+            ClientRequest::CreateTopic { name: "wide".into(), partitions: 1, replication_factor: 4, configs: vec![] };
         assert!(matches!(sim.ask(NodeId(2), create), Some(ClientReply::Done(ErrorCode::None))), "seed {seed}");
         let wide = TopicPartition::new("wide", 0);
         sim.until(10 * SECOND, |sim| {
@@ -413,6 +419,8 @@ fn a_deleted_topic_leaves_every_disk_and_its_successor_is_empty() {
     let away = NodeId(1 + sim.leader().unwrap().0 % 3);
     sim.world.kill(away);
     let host = nodes(3).into_iter().find(|node| *node != away).unwrap();
+    let now = sim.world.kernel.now;
+    sim.world.oracle.history.delete_topic(&"t".into(), now);
     assert!(matches!(sim.ask(host, ClientRequest::DeleteTopic("t".into())), Some(ClientReply::Done(ErrorCode::None))));
     let create = ClientRequest::CreateTopic { name: "t".into(), partitions: 1, replication_factor: 2, configs: vec![] };
     assert!(matches!(sim.ask(host, create), Some(ClientReply::Done(ErrorCode::None))));

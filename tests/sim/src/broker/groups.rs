@@ -129,7 +129,7 @@ impl Broker {
         operation(&mut shard.group, &mut host, self.now);
         let (out, answers) = (host.out, host.answers);
         for (token, response) in answers {
-            self.answer_group(ctx, token, response);
+            self.answer_group(ctx, &token, response);
         }
         self.may_have_appended(shard.key);
         self.deliver(ctx, shard.key, out);
@@ -334,13 +334,13 @@ impl Broker {
         }
         commit.topics.retain(|topic| !topic.partitions.is_empty());
         if commit.topics.is_empty() && !token.refused.is_empty() {
-            return self.answer_group(ctx, token, GroupResponse::OffsetCommit(Vec::new()));
+            return self.answer_group(ctx, &token, GroupResponse::OffsetCommit(Vec::new()));
         }
         let group = commit.group_id.clone();
         self.ask_group(ctx, token, &group, |coordinator, now, token| coordinator.commit_offsets(now, token, commit));
     }
 
-    fn answer_group(&mut self, ctx: &mut Ctx<'_>, token: Token, mut response: GroupResponse) {
+    fn answer_group(&mut self, ctx: &mut Ctx<'_>, token: &Token, mut response: GroupResponse) {
         if let GroupResponse::OffsetCommit(topics) = &mut response {
             let mut by_name: BTreeMap<&TopicName, Vec<PartitionError>> = BTreeMap::new();
             for topic in &token.refused {

@@ -83,6 +83,8 @@ pub(super) struct Life {
     beat: (Option<NodeId>, bool),
     pub(super) wants_shutdown: bool,
     pub(super) may_stop: bool,
+    /// What the metadata last said about this process: fenced or not, if it is registered.
+    fenced: Option<bool>,
     /// The newest shutdown of another broker that the leader was told we know.
     told: RaftIndex,
     pub(super) stage_alarm: Option<AlarmId>,
@@ -104,6 +106,7 @@ impl Life {
             beat: (None, false),
             wants_shutdown: false,
             may_stop: false,
+            fenced: None,
             told: RaftIndex(0),
             stage_alarm: None,
             hopeless_since: None,
@@ -408,6 +411,23 @@ impl Broker {
     pub(super) fn tell_wish(&mut self, ctx: &mut Ctx<'_>) {
         if matches!(self.life.pulse, Pulse::Resting(_)) {
             self.beat(ctx);
+        }
+    }
+
+    /// Tells the story of being let in and fenced.
+    pub(super) fn note_standing(&mut self, ctx: &mut Ctx<'_>) {
+        let fenced = {
+            let state = self.state.read();
+            let ours = state.broker(self.node).filter(|broker| broker.incarnation == self.incarnation);
+            ours.map(|broker| broker.fenced)
+        };
+        if fenced != self.life.fenced {
+            self.life.fenced = fenced;
+            ctx.note(|| match fenced {
+                Some(true) => "fenced".to_owned(),
+                Some(false) => "unfenced".to_owned(),
+                None => "not registered any more".to_owned(),
+            });
         }
     }
 

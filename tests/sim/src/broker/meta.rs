@@ -118,7 +118,13 @@ pub(super) struct ImageOut {
 
 impl Broker {
     /// Proposes `command`; `purpose` gets the result.
-    pub(super) fn propose(&mut self, ctx: &mut Ctx<'_>, command: impl Into<Command>, timeout_ms: u64, purpose: Purpose) {
+    pub(super) fn propose(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        command: impl Into<Command>,
+        timeout_ms: u64,
+        purpose: Purpose,
+    ) {
         let sequence = chronik_node::quorum::Host::next_proposal(&mut self.host);
         let id = ProposalId { origin: self.node, incarnation: self.incarnation, sequence };
         let envelope = Bytes::from(Envelope::new(id, self.now.wall_ms, command).encode());

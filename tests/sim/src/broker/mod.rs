@@ -261,6 +261,7 @@ impl Broker {
                 let brokers = changes.iter().any(|change| matches!(change, Change::Broker { .. }));
                 self.apply_changes(ctx, changes);
                 if brokers {
+                    self.note_standing(ctx);
                     self.somebody_waits(ctx);
                 }
             }

@@ -201,19 +201,12 @@ impl Broker {
             let key = (topic, partition);
             let Some(request) = asked.get(&key).copied() else { continue };
             if self.fetchers.get(&leader).is_some_and(|fetcher| fetcher.assigned.contains(&key)) {
-                self.take_over(ctx, leader, key, request, data);
+                self.take_over(ctx, leader, key, request, &data);
             }
         }
     }
 
-    fn take_over(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        leader: NodeId,
-        key: Key,
-        request: FollowerRequest,
-        data: FetchedData,
-    ) {
+    fn take_over(&mut self, ctx: &mut Ctx<'_>, leader: NodeId, key: Key, request: FollowerRequest, data: &FetchedData) {
         let Some(partition) = self.replicas.by_id.get_mut(&key) else { return };
         let reply = FetchReply {
             request,

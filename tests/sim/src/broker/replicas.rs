@@ -71,11 +71,6 @@ impl Replicas {
         self.woken.next()
     }
 
-    /// The partition of this name, if a replica of it is here.
-    pub(super) fn named(&mut self, tp: &TopicPartition) -> Option<&mut SimPartition> {
-        self.by_name.get(tp).and_then(|key| self.by_id.get_mut(key))
-    }
-
     pub(super) fn keys(&self) -> Vec<Key> {
         self.by_id.keys().copied().collect()
     }

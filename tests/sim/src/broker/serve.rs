@@ -249,7 +249,9 @@ impl Broker {
         match woken {
             Woken::Fetch(number) => self.look_again(ctx, number, false),
             Woken::Produce(number, error) => self.produce_ended(ctx, number, error),
-            Woken::Group(partition, epoch, number, error) => self.group_append_ended(ctx, partition, epoch, number, error),
+            Woken::Group(partition, epoch, number, error) => {
+                self.group_append_ended(ctx, partition, epoch, number, error)
+            }
         }
     }
 
