@@ -67,6 +67,8 @@ pub(super) struct Member {
     member_id: String,
     generation: i32,
     assigned: Vec<TopicPartition>,
+    /// As leader of the group: the partitions that were handed out.
+    handed_out: Option<Vec<TopicPartition>>,
     committed: BTreeMap<TopicPartition, Offset>,
     fresh: u64,
     heartbeat_open: bool,
@@ -88,6 +90,7 @@ impl Member {
             member_id: String::new(),
             generation: -1,
             assigned: Vec::new(),
+            handed_out: None,
             committed: BTreeMap::new(),
             fresh: 0,
             heartbeat_open: false,
@@ -165,7 +168,11 @@ impl Member {
     }
 
     fn heard(&mut self, ctx: &mut Ctx<'_>, heard: Heard<Tag>, history: &mut History) {
-        let Heard::End(tag, from, end) = heard else { return };
+        let (tag, from, end) = match heard {
+            Heard::End(tag, from, end) => (tag, from, end),
+            Heard::Metadata => return self.partitions_may_differ(ctx),
+            Heard::Nothing => return,
+        };
         match tag {
             Tag::Find => {
                 self.finding = false;
@@ -233,7 +240,21 @@ impl Member {
         self.conn.ask(ctx, broker, body, TIMEOUT_MS, Tag::Find);
     }
 
+    /// A leader whose topics have other partitions than it handed out makes the group rebalance.
+    fn partitions_may_differ(&mut self, ctx: &mut Ctx<'_>) {
+        let now = self.conn.partitions(&self.config.topics);
+        let differ = self.handed_out.as_ref().is_some_and(|then| *then != now);
+        if differ && self.state == State::Stable && !self.stopped {
+            self.rejoin(ctx);
+        }
+    }
+
     fn join(&mut self, ctx: &mut Ctx<'_>, coordinator: NodeId) {
+        if self.config.topics.iter().any(|topic| self.conn.topic_id(topic).is_none()) {
+            self.conn.want_metadata(ctx);
+            return self.step_later(ctx);
+        }
+        self.handed_out = None;
         self.round += 1;
         self.fresh += 1;
         self.state = State::Joining;
@@ -287,8 +308,9 @@ impl Member {
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id && !joined.skip_assignment {
             let members: Vec<&String> = joined.members.iter().map(|member| &member.member_id).collect();
-            assignments = assign_range(&members, &self.conn.partitions(&self.config.topics));
-            self.conn.keep_fresh(ctx);
+            let partitions = self.conn.partitions(&self.config.topics);
+            assignments = assign_range(&members, &partitions);
+            self.handed_out = Some(partitions);
         }
         let request = SyncGroupRequest {
             group_id: self.config.group.clone(),
@@ -367,6 +389,7 @@ impl Member {
 
     fn heartbeat(&mut self, ctx: &mut Ctx<'_>) {
         ctx.timer(self.config.heartbeat_ms.max(1), Timer { kind: HEARTBEAT, key: 0 });
+        self.conn.keep_fresh(ctx);
         if !matches!(self.state, State::Stable | State::Assigned) || self.heartbeat_open {
             return;
         }
