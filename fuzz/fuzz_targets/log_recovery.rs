@@ -118,7 +118,6 @@ fn build(disk: &MemDisk, config: LogConfig, u: &mut Unstructured<'_>) -> Result<
                 let start = Offset(u.int_in_range(log.log_start().0..=log.log_end().0)?);
                 ever.extend(readable(&log).expect("a sound log can be read"));
                 log.set_log_start_offset(start).expect("the start moves");
-                options.log_start = log.log_start();
             }
         }
     }
@@ -127,6 +126,7 @@ fn build(disk: &MemDisk, config: LogConfig, u: &mut Unstructured<'_>) -> Result<
     let begin = content.keys().next().copied().unwrap_or(log.log_end());
     ever.retain(|offset, _| *offset < begin);
     ever.extend(content.clone());
+    options.log_start = log.log_start();
     let clean = u.arbitrary()?;
     if clean {
         options.recovery_point = log.close().expect("it closes");
