@@ -129,6 +129,19 @@ impl MemDisk {
         std::mem::take(&mut self.state.lock().cost)
     }
 
+    /// Lets an observer read: nothing done inside counts as work or fails, and no fault comes nearer by it.
+    pub fn observe<R>(&self, look: impl FnOnce() -> R) -> R {
+        let (faults, cost) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.faults), state.cost)
+        };
+        let seen = look();
+        let mut state = self.state.lock();
+        state.faults = faults;
+        state.cost = cost;
+        seen
+    }
+
     /// Bytes of memory that the content takes, also that of removed files which a power loss could bring back.
     #[must_use]
     pub fn memory(&self) -> u64 {

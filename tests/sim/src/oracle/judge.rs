@@ -205,7 +205,7 @@ impl Oracle {
             self.quorum.compare_whole(*node, &state)?;
             drop(state);
             for partition in broker.partitions() {
-                self.judge_log(*node, partition)?;
+                self.judge_log(*node, host, partition)?;
             }
         }
         let name = |print: u64| {
@@ -225,7 +225,7 @@ impl Oracle {
         self.judge_acked()
     }
 
-    fn judge_log(&self, node: NodeId, partition: PartitionView<'_>) -> Result<(), Violation> {
+    fn judge_log(&self, node: NodeId, host: &Host, partition: PartitionView<'_>) -> Result<(), Violation> {
         let key: Key = (partition.topic_id(), partition.tp().partition);
         let (Some(ledger), Some(state)) = (self.logs.ledger(&key), self.logs.state(&key)) else { return Ok(()) };
         let judged = state.isr.contains(&node) && ledger.deleted.is_none() && !partition.0.replica().is_io_fenced();
@@ -233,7 +233,7 @@ impl Oracle {
             return Ok(());
         }
         let (start, end) = (partition.log_start().0, partition.log_end().0);
-        complete(node, ledger, start, &read_batches(partition, start, end, true))
+        complete(node, ledger, start, &read_batches(host, partition, start, end, true))
     }
 
     /// The audit reached the end of what was committed.

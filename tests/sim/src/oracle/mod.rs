@@ -92,7 +92,7 @@ impl Oracle {
         if let Some(host) = hosts.get(&node)
             && let Some(broker) = &host.process
         {
-            self.watch(node, host.run, broker)?;
+            self.watch(node, host, broker)?;
             if kernel.events.is_multiple_of(BOUNDS_EVERY) {
                 bounded("things wait in a broker", broker.waiting(), MOST_IN_BROKER)?;
             }

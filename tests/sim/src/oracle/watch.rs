@@ -9,6 +9,7 @@ use super::quorum::Seen;
 use super::replica::{Ended, InSync, Marks};
 use super::{Oracle, Violation};
 use crate::broker::{Broker, PartitionView};
+use crate::world::Host;
 
 /// Bytes per read of a log.
 const READ: usize = 1 << 20;
@@ -38,8 +39,18 @@ fn marks_of(partition: PartitionView<'_>) -> Marks {
     }
 }
 
-/// The batches between two offsets, up to the first that is damaged.
-pub(super) fn read_batches(partition: PartitionView<'_>, from: i64, to: i64, verify: bool) -> Vec<BatchHeader> {
+/// The batches between two offsets, up to the first that is damaged. The disk does not notice.
+pub(super) fn read_batches(
+    host: &Host,
+    partition: PartitionView<'_>,
+    from: i64,
+    to: i64,
+    verify: bool,
+) -> Vec<BatchHeader> {
+    host.disk.observe(|| walk(partition, from, to, verify))
+}
+
+fn walk(partition: PartitionView<'_>, from: i64, to: i64, verify: bool) -> Vec<BatchHeader> {
     let mut out = Vec::new();
     let mut next = from;
     while next < to {
@@ -64,7 +75,8 @@ pub(super) fn read_batches(partition: PartitionView<'_>, from: i64, to: i64, ver
 }
 
 impl Oracle {
-    pub(super) fn watch(&mut self, node: NodeId, run: u64, broker: &Broker) -> Result<(), Violation> {
+    pub(super) fn watch(&mut self, node: NodeId, host: &Host, broker: &Broker) -> Result<(), Violation> {
+        let run = host.run;
         let quorum = broker.quorum();
         if !quorum.failed {
             let seen = Seen {
@@ -83,7 +95,7 @@ impl Oracle {
                 }
             }
         }
-        self.watch_partitions(node, run, broker)
+        self.watch_partitions(node, host, broker)
     }
 
     fn metadata_changed(&mut self, state: &MetadataState) -> Result<(), Violation> {
@@ -113,7 +125,8 @@ impl Oracle {
         Ok(())
     }
 
-    fn watch_partitions(&mut self, node: NodeId, run: u64, broker: &Broker) -> Result<(), Violation> {
+    fn watch_partitions(&mut self, node: NodeId, host: &Host, broker: &Broker) -> Result<(), Violation> {
+        let run = host.run;
         let mut quick = self.quick.remove(&node).unwrap_or_default();
         if quick.run != run {
             quick = Quick { run, partitions: Vec::new() };
@@ -130,7 +143,7 @@ impl Oracle {
                 Some(seen) => *seen = now,
                 None => quick.partitions.push(now),
             }
-            self.watch_partition(node, run, broker, partition, now.0, &now.1)?;
+            self.watch_partition(node, host, broker, partition, now.0, &now.1)?;
         }
         quick.partitions.truncate(count);
         self.quick.insert(node, quick);
@@ -140,12 +153,13 @@ impl Oracle {
     fn watch_partition(
         &mut self,
         node: NodeId,
-        run: u64,
+        host: &Host,
         broker: &Broker,
         partition: PartitionView<'_>,
         key: Key,
         marks: &Marks,
     ) -> Result<(), Violation> {
+        let run = host.run;
         let in_sync = self.in_sync(node, broker, partition, &key, marks);
         let tp = partition.tp();
         let stale = self.logs.is_stale(&key, node);
@@ -166,7 +180,7 @@ impl Oracle {
         }
         if replica.run != run {
             let sound = replica.run != 0 && !replica.struck && replica.ended != Ended::Uncertain;
-            let read = |from, to| read_batches(partition, from, to, true);
+            let read = |from, to| read_batches(host, partition, from, to, true);
             replica.booted(node, run, marks, &read, ledger)?;
             if sound {
                 let reached = read(marks.start, marks.end).last().map_or(marks.start, |batch| batch.next_offset().0);
@@ -180,7 +194,7 @@ impl Oracle {
         if unchanged {
             return Ok(());
         }
-        let read = |from, to| read_batches(partition, from, to, false);
+        let read = |from, to| read_batches(host, partition, from, to, false);
         replica.changed(node, marks, &read, ledger, &in_sync, self.now)
     }
 

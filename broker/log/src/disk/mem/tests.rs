@@ -304,3 +304,13 @@ fn files_that_come_and_go_leave_no_memory_behind() {
     }
     assert_eq!(disk.space().unwrap().total - disk.space().unwrap().free, 4);
 }
+
+#[test]
+fn an_observer_brings_no_fault_nearer_and_does_no_work() {
+    let (disk, file) = disk_with("a", TEXT);
+    disk.take_cost();
+    disk.inject(Fault::Fail(Operation::Read, 1));
+    assert_eq!(disk.observe(|| file.read_at(0, TEXT.len())).unwrap(), TEXT);
+    assert_eq!(disk.take_cost(), Cost::default());
+    assert!(file.read_at(0, TEXT.len()).is_err(), "it was still to come");
+}
