@@ -5,6 +5,7 @@
 //! validation: a leader calls it for what a client sends, because the header's count decides how many offsets are given
 //! out, and only the records themselves say whether it is true.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -89,8 +90,9 @@ impl BatchRecords {
 }
 
 /// Checks that the records of a batch are as many as its header says, each well formed and with the offset of its place,
-/// and that nothing follows them. Looks at every record without holding them: memory does not grow with what they
-/// decompress to, and no more than `limit` bytes are decompressed. The CRC is not checked.
+/// and that nothing follows them. Looks at every record without holding them, and decompresses no more than `limit`
+/// bytes: beyond a small window, memory is what the decoder itself holds (all of it for Snappy, its window for
+/// Zstandard), and never more than that. The CRC is not checked.
 ///
 /// # Errors
 /// [`RecordsError`].
@@ -101,8 +103,12 @@ pub fn verify(batch: &[u8], limit: usize) -> Result<(), RecordsError> {
     };
     let codec = header.compression()?;
     let source = compression::stream(codec, packed, limit)?;
-    let window = vec![0; WINDOW.min(limit.saturating_add(1))];
-    let mut walk = Walk { source, codec, window, at: 0, end: 0, read: 0, limit };
+    let mut walk = match codec {
+        Compression::None if packed.len() > limit => return Err(CompressionError::TooLarge { limit }.into()),
+        // Nothing to copy: the hot path.
+        Compression::None => Walk { source, codec, window: packed.into(), at: 0, end: packed.len(), read: 0, limit },
+        _ => Walk { source, codec, window: vec![0; WINDOW].into(), at: 0, end: 0, read: 0, limit },
+    };
     let claimed = header.record_count;
     for index in 0..claimed {
         match walk.record(index)? {
@@ -121,7 +127,8 @@ const WINDOW: usize = 16 << 10;
 struct Walk<'a> {
     source: Box<dyn Read + 'a>,
     codec: Compression,
-    window: Vec<u8>,
+    /// Uncompressed records as a whole, or a part of what the source gives.
+    window: Cow<'a, [u8]>,
     at: usize,
     end: usize,
     /// Bytes taken from the source.
@@ -135,11 +142,12 @@ impl Walk<'_> {
         if self.at < self.end {
             return Ok(true);
         }
+        let Cow::Owned(window) = &mut self.window else { return Ok(false) };
         // One byte more than allowed tells whether there is more than allowed.
-        let room = (self.limit - self.read + 1).min(self.window.len());
+        let room = (self.limit - self.read).saturating_add(1).min(window.len());
         let source = &mut self.source;
         let filled = loop {
-            match source.read(&mut self.window[..room]) {
+            match source.read(&mut window[..room]) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => break other,
             }
@@ -164,6 +172,17 @@ impl Walk<'_> {
 
     fn varlong(&mut self, left: &mut i64) -> Result<Option<i64>, CompressionError> {
         let mut value: u64 = 0;
+        // Nearly always all of it is in the window.
+        let window = &self.window[self.at..self.end];
+        for (bytes, byte) in (1..=10).zip(window) {
+            value |= u64::from(byte & 0x7f) << (7 * (bytes - 1));
+            if byte & 0x80 == 0 {
+                self.at += bytes;
+                *left -= bytes as i64;
+                return Ok(Some((value >> 1) as i64 ^ -((value & 1) as i64)));
+            }
+        }
+        value = 0;
         for shift in (0..64).step_by(7) {
             let Some(byte) = self.byte()? else { return Ok(None) };
             *left -= 1;
@@ -286,6 +305,27 @@ mod tests {
             assert!(matches!(cut, Err(RecordsError::Record(RecordError { index: 1 }))), "{codec}: {cut:?}");
             let header = verify(&batch(codec, 3, |records| *records.last_mut().unwrap() = 2), 1 << 20);
             assert!(matches!(header, Err(RecordsError::Record(RecordError { index: 2 }))), "{codec}: {header:?}");
+        }
+    }
+
+    #[test]
+    fn records_and_their_numbers_may_lie_across_the_ends_of_windows() {
+        for pad in 0..310 {
+            let mut builder = BatchBuilder::new(1_000);
+            builder.push_at(1_500, None, Some(&vec![b'p'; pad]));
+            // Long enough for numbers of two bytes; with every padding something else lies at the end of the window.
+            for _ in 0..60 {
+                builder.push_at(1_500, Some(b"key"), Some(&[b'v'; 290]));
+            }
+            let plain = builder.build();
+            for codec in [2, 3] {
+                let packed = compression::compress(CODECS[codec], &plain[HEADER_BYTES..]).unwrap();
+                let mut bytes = [&plain[..HEADER_BYTES], &packed[..]].concat();
+                let length = bytes.len() as i32 - 12;
+                bytes[8..12].copy_from_slice(&length.to_be_bytes());
+                bytes[22] = codec as u8;
+                verify(&bytes, 1 << 20).unwrap();
+            }
         }
     }
 
