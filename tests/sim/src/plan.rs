@@ -208,6 +208,8 @@ pub enum Fault {
     Wipe(NodeId),
     /// A new broker is started on an empty disk and joins.
     Join(NodeId),
+    /// A member that follows gets a vote.
+    Promote(NodeId),
     /// The members agree to go on without it, and it is stopped for good.
     Remove(NodeId),
 }

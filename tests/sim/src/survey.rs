@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use chronik_consensus::{NodeStatus, Role};
 use chronik_core::PartitionState;
+use chronik_log::LogDirState;
 use chronik_model::{NodeId, Offset, TopicId, TopicPartition};
 
 use crate::broker::Broker;
@@ -58,11 +59,24 @@ pub fn rest_is_well(world: &World, except: NodeId) -> bool {
     })
 }
 
+/// Whether some partition has nobody else in sync who runs, or nobody knows.
+#[must_use]
+pub fn is_needed(world: &World, node: NodeId) -> bool {
+    if quorum_leader(world).is_none() {
+        return true;
+    }
+    let other = |state: &PartitionState| state.isr.iter().any(|member| *member != node && up(world, *member).is_some());
+    partitions(world).iter().any(|p| p.state.replicas.contains(&node) && !other(&p.state))
+}
+
 /// Whether `node` has all again that it should have: what is committed, and the records of every replica on it.
 #[must_use]
 pub fn is_restored(world: &World, node: NodeId) -> bool {
     let Some((_, leader)) = quorum_leader(world) else { return false };
-    let Some(status) = up(world, node).map(Broker::quorum_status) else { return false };
+    // Before it is registered anew nobody knows yet that it is not what it was.
+    let Some(status) = up(world, node).filter(|broker| broker.is_registered()).map(Broker::quorum_status) else {
+        return false;
+    };
     let knows = leader.voters.contains(&node) && status.persisted >= leader.commit;
     knows && partitions(world).iter().all(|p| !p.state.replicas.contains(&node) || p.state.isr.contains(&node))
 }
@@ -78,8 +92,8 @@ pub fn complaints(world: &World, gone: &BTreeSet<NodeId>) -> Vec<String> {
             found.push(format!("b{node} does not run"));
             continue;
         };
-        if !status.voters.contains(node) {
-            found.push(format!("b{node} is no voter"));
+        if !status.voters.contains(node) && !status.learners.contains(node) {
+            found.push(format!("b{node} is no member"));
         }
         let applied = broker.quorum_status().applied;
         if applied < status.commit {
@@ -131,6 +145,13 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
 #[must_use]
 pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
     state.leader.is_some() || state.isr.iter().chain(&state.elr).any(|node| !gone.contains(node))
+}
+
+/// Whether the log directory of a broker failed and waits for the next start.
+#[must_use]
+pub fn is_offline(world: &World, node: NodeId) -> bool {
+    let process = world.hosts.get(&node).and_then(|host| host.process.as_ref());
+    process.is_some_and(|broker| broker.log_dir_state() != LogDirState::Online)
 }
 
 /// Where the log of a replica ends, if that broker runs and hosts it.

@@ -46,7 +46,7 @@ impl Budget {
         if !survey::rest_is_well(world, node) {
             return Err("the others do not have everything");
         }
-        Ok(())
+        if survey::is_needed(world, node) { Err("the victim is the last one in sync") } else { Ok(()) }
     }
 
     /// Whether these may lose their power.
@@ -64,7 +64,39 @@ impl Budget {
         if self.lying && !survey::rest_is_well(world, shape.victim) {
             return Err("the others do not have everything");
         }
-        if shape.durable || shape.survives_a_disk() { Ok(()) } else { Err("one disk is all there is") }
+        if shape.durable && !self.lying {
+            return Ok(());
+        }
+        if !shape.survives_a_disk() {
+            return Err("one disk is all there is");
+        }
+        if survey::is_needed(world, shape.victim) { Err("the victim is the last one in sync") } else { Ok(()) }
+    }
+
+    /// Whether these processes may be killed. Any may, at any time, except while the loss of the victim's disk is not known
+    /// to the controller or somebody else is all that is eligible: a killed broker leaves the in-sync and eligible sets
+    /// when it comes back, as after a power cut, and the victim must not be the last one left.
+    pub(super) fn may_kill(&mut self, world: &World, shape: &Shape, nodes: &[NodeId]) -> Result<(), &'static str> {
+        self.recover(world, shape);
+        if !(self.tainted || self.lying) || nodes == [shape.victim] {
+            return Ok(());
+        }
+        if survey::quorum_leader(world).is_none() {
+            return Err("nobody knows yet what the victim lost");
+        }
+        for partition in survey::partitions(world) {
+            let state = &partition.state;
+            if !state.replicas.contains(&shape.victim) {
+                continue;
+            }
+            if state.isr.contains(&shape.victim) || state.elr.contains(&shape.victim) {
+                return Err("the victim has not recovered");
+            }
+            if nodes.iter().any(|node| state.elr.contains(node)) {
+                return Err("one of them is eligible without being in sync");
+            }
+        }
+        Ok(())
     }
 
     /// Whether `node` may leave for good.
@@ -97,7 +129,7 @@ impl Budget {
     }
 
     /// The lie came out.
-    pub(super) fn end_lie(&mut self) {
+    pub(crate) fn end_lie(&mut self) {
         self.lying = false;
     }
 

@@ -348,9 +348,7 @@ fn draw_episode(
         Kind::FailSync => {
             let on = pick(random, &[Operation::Sync, Operation::Sync, Operation::SyncDir]);
             step(at, Fault::Fail(victim, on, between(random, 1, 10)));
-            if random.chance(50) {
-                step(until, Fault::PowerCut(vec![victim]));
-            }
+            step(until, Fault::PowerCut(vec![victim]));
             step(until + SECOND, Fault::Boot(vec![victim]));
         }
         Kind::Lie => {
@@ -375,7 +373,11 @@ fn draw_episode(
         Kind::Join => {
             if *joined < shape.joiners {
                 *joined += 1;
-                step(at, Fault::Join(NodeId(i32::from(shape.founders + *joined))));
+                let joiner = NodeId(i32::from(shape.founders + *joined));
+                step(at, Fault::Join(joiner));
+                if random.chance(60) {
+                    step(until + 3 * SECOND, Fault::Promote(joiner));
+                }
             }
         }
         Kind::Remove => {

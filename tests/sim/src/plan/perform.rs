@@ -32,6 +32,7 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
             budget.may_destroy(world, &shape, *node)
         }
         Fault::Remove(node) => budget.may_remove(world, &shape, *node),
+        Fault::Kill(nodes) => budget.may_kill(world, &shape, nodes),
         Fault::Join(node) if world.hosts.contains_key(node) => Err("it is there already"),
         _ => Ok(()),
     };
@@ -43,13 +44,15 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
     }
     match fault {
         Fault::PowerCut(nodes) if nodes.contains(&shape.victim) => {
-            // In durable mode an honest disk loses nothing that counts, but its replicas come back shorter.
-            budget.taint();
+            if nodes.len() == 1 && !(shape.durable && !budget.is_lying()) {
+                budget.taint();
+            }
             budget.end_lie();
         }
-        Fault::Lie(_) | Fault::Misdirect(..) => budget.begin_lie(),
+        Fault::Lie(_) | Fault::Misdirect(..) | Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => {
+            budget.begin_lie()
+        }
         Fault::Spoil(..) | Fault::Wipe(_) => budget.taint(),
-        Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => budget.taint(),
         Fault::Remove(node) => {
             budget.gone.insert(*node);
         }
@@ -148,7 +151,17 @@ fn act(world: &mut World, fault: &Fault) {
             tell(world, fault);
             world.boot(*node);
         }
-        Fault::Remove(node) => remove(world, *node, fault),
+        Fault::Promote(node) => {
+            tell(world, fault);
+            change_members(world, MembershipChange::Promote(*node));
+        }
+        Fault::Remove(node) => {
+            tell(world, fault);
+            change_members(world, MembershipChange::RemoveNode(*node));
+            if let Some(host) = world.hosts.get_mut(node) {
+                host.supervised = false;
+            }
+        }
     }
 }
 
@@ -206,6 +219,11 @@ pub(crate) fn repair(world: &mut World, node: NodeId) {
             host.disk.heal();
         }
     }
+    if survey::is_offline(world, node) {
+        // A log directory that failed stays offline until its process starts again: part of the repair.
+        world.kill(node);
+        boot(world, node);
+    }
 }
 
 /// Cuts and mends ways until just these are open.
@@ -257,14 +275,9 @@ fn part(world: &mut World, a: NodeId, b: NodeId) {
     world.cut(b, a);
 }
 
-/// The leader of the quorum is asked to let `node` go, whose process then ends.
-fn remove(world: &mut World, node: NodeId, fault: &Fault) {
-    tell(world, fault);
+/// Asks the leader of the quorum, as an operator does; whether it agrees is seen in the quorum.
+fn change_members(world: &mut World, change: MembershipChange) {
     let Some((leader, _)) = survey::quorum_leader(world) else { return };
-    let body = Box::new(Request::Membership(MembershipChange::RemoveNode(node)));
-    let packet = Packet::Request { id: u64::from(node.0.unsigned_abs()), body };
+    let packet = Packet::Request { id: 0, body: Box::new(Request::Membership(change)) };
     world.kernel.send(OPERATOR, Address::Broker(leader), packet);
-    if let Some(host) = world.hosts.get_mut(&node) {
-        host.supervised = false;
-    }
 }

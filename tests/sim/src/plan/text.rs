@@ -86,6 +86,7 @@ impl fmt::Display for Fault {
             }
             Self::Wipe(n) => write!(f, "wipe b{n}"),
             Self::Join(n) => write!(f, "join b{n}"),
+            Self::Promote(n) => write!(f, "promote b{n}"),
             Self::Remove(n) => write!(f, "remove b{n}"),
         }
     }
@@ -213,6 +214,7 @@ impl FromStr for Fault {
             }
             "wipe" => Self::Wipe(words.node()?),
             "join" => Self::Join(words.node()?),
+            "promote" => Self::Promote(words.node()?),
             "remove" => Self::Remove(words.node()?),
             other => return Err(format!("{other} is no fault")),
         };

@@ -79,6 +79,7 @@ fn heal(world: &mut World) -> Micros {
     world.kernel.net.weather = world.plan.shape.weather;
     world.kernel.net.weather.loss = 0;
     world.kernel.net.weather.late = 0;
+    world.budget.end_lie();
     for node in &nodes {
         plan::repair(world, *node);
         if world.budget.gone.contains(node) {
