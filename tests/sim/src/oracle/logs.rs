@@ -129,13 +129,19 @@ impl Logs {
         for key in keys {
             let Some(replica) = self.replicas.get_mut(&key).and_then(|all| all.get_mut(&node)) else { continue };
             match strike {
-                // Synced below, and above it nothing was acknowledged or shown.
-                Strike::Power { durable: true, lied: false } => {
-                    replica.ended = Ended::PowerLost;
-                    continue;
+                Strike::Power { lied: true, .. } | Strike::Damage => {
+                    replica.ended = Ended::Uncertain;
+                    replica.damaged = true;
                 }
-                Strike::Power { durable: false, lied: false } => replica.ended = Ended::PowerLost,
-                Strike::Power { lied: true, .. } | Strike::Damage => replica.ended = Ended::Uncertain,
+                // Nothing was seen of it since something worse happened.
+                Strike::Power { .. } if replica.ended == Ended::Uncertain => {}
+                Strike::Power { durable, .. } => {
+                    replica.ended = Ended::PowerLost;
+                    if durable {
+                        // Synced below, and above it nothing was acknowledged or shown.
+                        continue;
+                    }
+                }
                 Strike::Replaced => replica.replace(),
             }
             replica.struck = true;
@@ -335,6 +341,15 @@ mod tests {
         logs.strike(A, power(), 1);
         assert_eq!(logs.strike(B, power(), 2), [key()]);
         assert_eq!(logs.ledger(&key()).unwrap().end(), 1, "the first record is still on the third");
+    }
+
+    #[test]
+    fn a_power_cut_does_not_make_a_lying_disk_honest() {
+        let mut logs = logs(2);
+        logs.strike(A, Strike::Power { durable: true, lied: true }, 1);
+        logs.strike(A, Strike::Power { durable: true, lied: false }, 2);
+        let replica = logs.replica(&key(), A).unwrap();
+        assert_eq!((replica.ended, replica.damaged, replica.struck), (Ended::Uncertain, true, true));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Replica {
     pub struck: bool,
     /// How its last process ended.
     pub ended: Ended,
+    /// Files of it may have been damaged where no recovery looks.
+    pub damaged: bool,
     /// The tail has to be read again: the ledger was cut under it.
     stale: bool,
 }
@@ -89,6 +91,7 @@ impl Replica {
             told: 0,
             struck: false,
             ended: Ended::Kept,
+            damaged: false,
             stale: false,
         }
     }
@@ -119,7 +122,7 @@ impl Replica {
 
     /// Its disk is another one: whatever is found there from now on is new.
     pub fn replace(&mut self) {
-        *self = Self { told: self.told, ended: Ended::Uncertain, ..Self::new() };
+        *self = Self { told: self.told, ended: Ended::Uncertain, damaged: true, ..Self::new() };
     }
 
     /// Whether the oracle must look at it again although nothing changed.
@@ -254,6 +257,7 @@ impl Replica {
         if held >= wanted {
             return Ok(());
         }
+        let broken = if self.damaged { ", parts of which are damaged" } else { "" };
         let missing = ledger.entries_from(held).next().map_or_else(String::new, |(base, entry)| {
             format!(
                 "; first missing: offset {base}..{} of epoch {}, committed at {} ms",
@@ -263,7 +267,7 @@ impl Replica {
             )
         });
         let text = format!(
-            "{}: b{node} leads epoch {epoch} and holds only {held} of {wanted} committed before (log end {}){missing}; {}",
+            "{}: b{node} leads epoch {epoch} and holds only {held} of {wanted} committed before (log end {}{broken}){missing}; {}",
             ledger.tp,
             self.marks.end,
             ledger.story()

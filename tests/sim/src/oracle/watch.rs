@@ -179,7 +179,7 @@ impl Oracle {
             return Err(Violation { invariant: 5, text });
         }
         if replica.run != run {
-            let sound = replica.run != 0 && !replica.struck && replica.ended != Ended::Uncertain;
+            let sound = !replica.struck && !replica.damaged && replica.ended != Ended::Uncertain;
             let read = |from, to| read_batches(host, partition, from, to, true);
             replica.booted(node, run, marks, &read, ledger)?;
             if sound {
