@@ -1,7 +1,7 @@
 //! Compression of the records of a batch: gzip, snappy (Xerial framing or raw), LZ4 frames, Zstandard.
 //!
-//! Batches are stored and sent as they came; this is for the few places that must look inside (offsets by timestamp)
-//! and for tests. Output is bounded by the caller's limit, never by what the input claims.
+//! Batches are stored and sent as they came; this is for what must look inside (produce counts the records, offsets are
+//! found by timestamp) and for tests. Output is bounded by the caller's limit, never by what the input claims.
 
 use std::io::{self, Read, Write};
 
