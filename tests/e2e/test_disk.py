@@ -83,6 +83,24 @@ def test_durable_mode_survives_the_power_cut_of_a_single_broker(tmp_path):
             history.check_nothing_lost(acked, kafka.read_all(cluster.bootstrap, "t"))
 
 
+@pytest.mark.timeout(400)
+def test_in_durable_mode_every_partition_of_a_killed_broker_is_replicated_to_again(tmp_path):
+    with Cluster(tmp_path, flush="every-ack") as cluster:
+        cluster.start().wait_ready()
+        topics = [f"t{i}" for i in range(4)]
+        for topic in topics:
+            kafka.create_topic(cluster.bootstrap, topic, partitions=10)
+        for turn in range(5):
+            for topic in topics:
+                kafka.produce(cluster.bootstrap, topic, [f"{turn}-{i}" * 50 for i in range(100)])
+            victim = cluster[turn % 3 + 1]
+            victim.kill()
+            victim.start()
+            cluster.wait_ready(victim.id)
+            for topic in topics:
+                kafka.full_isr(cluster.bootstrap, topic)
+
+
 def test_the_data_of_another_cluster_or_node_is_refused_and_left_alone(tmp_path):
     with Cluster(tmp_path, brokers=1) as cluster:
         broker = cluster[1]

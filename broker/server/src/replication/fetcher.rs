@@ -324,11 +324,17 @@ impl Task {
         let mut forgotten: HashMap<TopicId, Vec<i32>> = HashMap::new();
         for (key, partition) in dirty {
             let request = partition.as_ref().and_then(|partition| partition.follower_request());
+            let unsynced = request.is_none() && partition.as_ref().is_some_and(|partition| !partition.is_synced());
             let request = request.filter(|request| request.leader == self.shared.leader);
             let pauses = self.paused.get(&key).is_some_and(|(until, _)| *until > now);
             let Some((request, partition)) = request.zip(partition).filter(|_| !pauses) else {
                 if request.is_none() {
                     self.paused.remove(&key);
+                }
+                if unsynced {
+                    // Assigned, or appended to by the fetcher of the last leader, after `settle` looked. Without this
+                    // nothing would ever name it again.
+                    self.pause(key, FIRST_RETRY);
                 }
                 if let Some(old) = self.asked.remove(&key) {
                     self.remember(key, old);
