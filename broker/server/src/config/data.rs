@@ -267,7 +267,7 @@ impl NetConfig {
             ),
             queued_max_bytes: r.number(
                 "queued.max.request.bytes",
-                "Most bytes of unanswered requests of all connections",
+                "Most bytes of unanswered requests of all connections, and as many of answers not yet taken",
                 256 << 20,
                 1 << 20..=1 << 40,
             ),

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::answers::Held;
 use super::listener::stopped;
 use super::{ConnectionInfo, Limits, NetMetrics, Response, ResponseFuture, Service, Started};
 
@@ -39,6 +40,8 @@ enum Answer {
 struct Slot {
     answer: Answer,
     frame_bytes: usize,
+    /// Bytes of the answer that are counted already.
+    counted: usize,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -72,7 +75,8 @@ pub(super) struct Connection<S> {
     /// The newest request must finish before the next one starts.
     barrier: bool,
     out: VecDeque<Bytes>,
-    out_bytes: usize,
+    /// Answers that are ready, whether their turn has come or not.
+    held: Held,
     /// Set when the connection ends after the answers before it are written.
     closing: Option<String>,
     draining: bool,
@@ -90,6 +94,7 @@ impl<S: Service> Connection<S> {
         memory: Arc<Semaphore>,
         metrics: Arc<NetMetrics>,
     ) -> Self {
+        let held = Held::new(Arc::clone(&info.answers));
         Self {
             stream,
             service,
@@ -104,7 +109,7 @@ impl<S: Service> Connection<S> {
             in_flight_bytes: 0,
             barrier: false,
             out: VecDeque::new(),
-            out_bytes: 0,
+            held,
             closing: None,
             draining: false,
         }
@@ -185,7 +190,10 @@ impl<S: Service> Connection<S> {
         if self.barrier && self.in_flight.len() > 1 && poll_slot(self.in_flight.back_mut(), cx) {
             self.barrier = false;
         }
-        while self.out_bytes < self.limits.max_in_flight_bytes && poll_slot(self.in_flight.front_mut(), cx) {
+        // What waits is not asked while the peer has enough to take.
+        while (self.held.bytes() < self.limits.max_in_flight_bytes || self.out.is_empty())
+            && poll_slot(self.in_flight.front_mut(), cx)
+        {
             let Some(slot) = self.in_flight.pop_front() else { break };
             self.in_flight_bytes -= slot.frame_bytes;
             if self.in_flight.is_empty() {
@@ -193,10 +201,8 @@ impl<S: Service> Connection<S> {
             }
             match slot.answer {
                 Answer::Ready(Response::Frame(slices)) => {
-                    for slice in slices.into_iter().filter(|slice| !slice.is_empty()) {
-                        self.out_bytes += slice.len();
-                        self.out.push_back(slice);
-                    }
+                    self.held.add(length(&slices).saturating_sub(slot.counted));
+                    self.out.extend(slices.into_iter().filter(|slice| !slice.is_empty()));
                 }
                 Answer::Ready(Response::Close(reason)) => {
                     self.in_flight.clear();
@@ -224,7 +230,7 @@ impl<S: Service> Connection<S> {
                 return Err(Closed::Io(io::ErrorKind::WriteZero.into()));
             }
             wrote = true;
-            self.out_bytes -= written;
+            self.held.release(written);
             self.metrics.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
             while let Some(front) = self.out.front_mut() {
                 if front.len() > written {
@@ -244,7 +250,8 @@ impl<S: Service> Connection<S> {
             && self.closing.is_none()
             && self.in_flight.len() < self.limits.max_in_flight
             && self.in_flight_bytes < self.limits.max_in_flight_bytes
-            && self.out_bytes < self.limits.max_in_flight_bytes
+            && self.held.bytes() < self.limits.max_in_flight_bytes
+            && self.held.has_room()
     }
 
     /// Starts requests out of the buffer and fills it; true when something moved.
@@ -348,8 +355,14 @@ impl<S: Service> Connection<S> {
             }
         };
         self.in_flight_bytes += frame_bytes;
-        self.in_flight.push_back(Slot { answer, frame_bytes, _memory: self.permit.take() });
+        let counted = if let Answer::Ready(Response::Frame(slices)) = &answer { length(slices) } else { 0 };
+        self.held.add(counted);
+        self.in_flight.push_back(Slot { answer, frame_bytes, counted, _memory: self.permit.take() });
     }
+}
+
+fn length(slices: &[Bytes]) -> usize {
+    slices.iter().map(Bytes::len).sum()
 }
 
 enum NextFrame {

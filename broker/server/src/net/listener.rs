@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
-use super::{ConnectionInfo, Limits, NetMetrics, Service};
+use super::{AnswerMemory, ConnectionInfo, Limits, NetMetrics, Service};
 
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
@@ -57,6 +57,7 @@ impl<S: Service> Listener<S> {
     /// Serves until `shutdown` becomes true, then lets connections finish for at most `drain` and closes them.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>, drain: Duration) {
         let memory = Arc::new(Semaphore::new(self.limits.queued_request_bytes / Connection::<S>::PERMIT_BYTES));
+        let answers = AnswerMemory::new(self.limits.queued_request_bytes);
         let per_ip: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
         let mut tasks = JoinSet::new();
         loop {
@@ -78,7 +79,14 @@ impl<S: Service> Listener<S> {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(listener = self.name, %peer, %error, "cannot set TCP_NODELAY");
             }
-            self.spawn(&mut tasks, stream, peer, &memory, shutdown.clone(), guard);
+            let info = Arc::new(ConnectionInfo {
+                id: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed),
+                peer,
+                software: Mutex::new(None),
+                parked_fetch: Mutex::new(None),
+                answers: Arc::clone(&answers),
+            });
+            self.spawn(&mut tasks, stream, info, &memory, shutdown.clone(), guard);
         }
         drop(self.socket);
         let drained = tokio::time::timeout(drain, async { while tasks.join_next().await.is_some() {} }).await;
@@ -92,17 +100,11 @@ impl<S: Service> Listener<S> {
         &self,
         tasks: &mut JoinSet<()>,
         stream: TcpStream,
-        peer: SocketAddr,
+        info: Arc<ConnectionInfo>,
         memory: &Arc<Semaphore>,
         shutdown: watch::Receiver<bool>,
         guard: Admitted,
     ) {
-        let info = Arc::new(ConnectionInfo {
-            id: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed),
-            peer,
-            software: Mutex::new(None),
-            parked_fetch: Mutex::new(None),
-        });
         let connection = Connection::new(
             stream,
             Arc::clone(&self.service),

@@ -3,9 +3,11 @@
 //! `startup` binds a [`Listener`] per kind with the [`Service`] that answers its requests, and drains it at shutdown.
 //! A connection is one task: it reads frames ahead (within [`Limits`]), starts each request in the order received,
 //! and writes the answers in that same order. What never happens: a request starts before its predecessor on the
-//! connection had its effect; an answer overtakes another; a peer makes the broker reserve more memory than
-//! [`Limits::queued_request_bytes`]; a malformed frame does more than close its own connection.
+//! connection had its effect; an answer overtakes another; peers make the broker reserve more memory than
+//! [`Limits::queued_request_bytes`] for requests, and as much for answers; a malformed frame does more than close its own
+//! connection.
 
+mod answers;
 mod connection;
 mod listener;
 
@@ -25,6 +27,7 @@ use serde::Serialize;
 
 use crate::replication::waiters::FetchWait;
 
+pub use answers::AnswerMemory;
 pub use listener::Listener;
 
 /// A future that yields the answer to one request.
@@ -69,6 +72,8 @@ pub struct ConnectionInfo {
     pub software: Mutex<Option<(String, String)>>,
     /// The fetch that waits, if one does: the next fetch of the connection makes it answer.
     pub parked_fetch: Mutex<Option<Weak<FetchWait>>>,
+    /// What answers of the listener may take.
+    pub answers: Arc<AnswerMemory>,
 }
 
 /// Bounds of one listener; from the configuration.
@@ -80,7 +85,8 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Bytes of requests read ahead, and of answers not yet taken by the peer, per connection.
     pub max_in_flight_bytes: usize,
-    /// `queued.max.request.bytes`: bytes of requests held by the whole listener.
+    /// `queued.max.request.bytes`: bytes of requests held by the whole listener, and as many of answers that peers have
+    /// not taken yet.
     pub queued_request_bytes: usize,
     /// `max.connections`.
     pub max_connections: usize,

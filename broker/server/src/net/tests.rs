@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::*;
 
 /// Echoes frames; the first byte chooses how: `n` now, `p` parked until released, `o` ordered until released, `s`
-/// silent, `c` close.
+/// silent, `c` close, `l` a MiB.
 #[derive(Default)]
 struct Scripted {
     started: Mutex<Vec<Bytes>>,
@@ -36,6 +36,7 @@ impl Service for Scripted {
         match frame.first() {
             Some(b'p') => Started::Parked(later(frame)),
             Some(b'o') => Started::Ordered(later(frame)),
+            Some(b'l') => Started::Answered(framed(&Bytes::from(vec![b'l'; 1 << 20]))),
             Some(b's') => Started::Answered(Response::Silent),
             Some(b'c') => Started::Answered(Response::Close("as asked".into())),
             _ => Started::Answered(framed(&frame)),
@@ -176,6 +177,25 @@ async fn frames_wait_for_the_memory_that_others_hold() {
     running.service.release.notify_one();
     receive(&mut first).await;
     receive(&mut second).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_for_much_and_reads_nothing_is_given_little() {
+    let running = serve(Limits { queued_request_bytes: 1 << 20, ..Limits::default() }).await;
+    let mut greedy = TcpStream::connect(running.address).await.unwrap();
+    let requests: Vec<u8> = [0, 0, 0, 1, b'l'].repeat(60);
+    greedy.write_all(&requests).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // What is beyond one answer went into the buffers of the sockets.
+    let asked = running.service.started.lock().len();
+    assert!((1..30).contains(&asked), "{asked} answers of a MiB each were made for a peer that takes none");
+    // Others are served meanwhile, and the greedy one when it reads at last.
+    let mut other = TcpStream::connect(running.address).await.unwrap();
+    send(&mut other, b"n").await;
+    receive(&mut other).await;
+    for _ in 0..60 {
+        assert_eq!(receive(&mut greedy).await.len(), 1 << 20);
+    }
 }
 
 #[tokio::test]

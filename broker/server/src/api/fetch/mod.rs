@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use self::session::{FetchContext, RoundResult, SessionRequest, TopicRef, Wanted};
 use super::{Api, Call, Outcome};
+use crate::net::AnswerMemory;
 use crate::replication::waiters::FetchWait;
 use crate::replication::{FetchedPartition, Partition, ReadBudget, ReadKind, mono_ms};
 
@@ -29,6 +30,8 @@ const ZSTD_FROM: i16 = 10;
 const IDS_FROM: i16 = 13;
 /// Version 16 brings the addresses of new leaders (KIP-951).
 const HINTS_FROM: i16 = 16;
+/// What a fetch may answer with even when peers hold all the memory there is for answers.
+const LEAST_BYTES: usize = 64 * 1024;
 /// No fetch waits longer.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
@@ -95,6 +98,7 @@ fn start(api: &Arc<Api>, call: &Call, request: FetchRequest, reader: Reader) -> 
         reader,
         context,
         wait,
+        answers: Arc::clone(&call.connection.answers),
         max_bytes,
         // More than an answer may hold would be waited for in vain.
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
@@ -154,6 +158,7 @@ struct Fetch {
     reader: Reader,
     context: FetchContext,
     wait: Arc<FetchWait>,
+    answers: Arc<AnswerMemory>,
     max_bytes: usize,
     min_bytes: usize,
     deadline: Instant,
@@ -181,7 +186,8 @@ impl Fetch {
 
     /// Reads every wanted partition once.
     fn round(&self, first: bool, park: bool) -> Vec<FetchedPartition> {
-        let mut left = self.max_bytes;
+        // Where many peers have not taken their answers yet, what comes now is small.
+        let mut left = self.max_bytes.min(self.answers.left().max(LEAST_BYTES));
         let mut total = 0;
         let mut fetched = Vec::with_capacity(self.context.wanted.len());
         for wanted in &self.context.wanted {

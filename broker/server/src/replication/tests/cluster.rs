@@ -166,6 +166,7 @@ impl Broker {
             peer: "127.0.0.1:9".parse().unwrap(),
             software: Mutex::new(None),
             parked_fetch: Mutex::new(None),
+            answers: crate::net::AnswerMemory::new(1 << 30),
         });
         Self { service: KafkaService(Arc::clone(&api)), manager, api, connection, stop, dir }
     }
