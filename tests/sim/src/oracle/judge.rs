@@ -229,7 +229,9 @@ impl Oracle {
         let key: Key = (partition.topic_id(), partition.tp().partition);
         let (Some(ledger), Some(state)) = (self.logs.ledger(&key), self.logs.state(&key)) else { return Ok(()) };
         let judged = state.isr.contains(&node) && ledger.deleted.is_none() && !partition.0.replica().is_io_fenced();
-        if !judged {
+        // What rots where nobody looks is only asked for when it leads.
+        let rots = self.logs.replica(&key, node).is_some_and(|replica| replica.damaged) && state.leader != Some(node);
+        if !judged || rots {
             return Ok(());
         }
         let (start, end) = (partition.log_start().0, partition.log_end().0);

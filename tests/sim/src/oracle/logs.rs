@@ -114,10 +114,12 @@ impl Logs {
         self.replica(key, node).is_some_and(Replica::is_stale)
     }
 
-    /// A process ended.
+    /// A process ended. What it never opened is as the process before it left it.
     pub fn ended(&mut self, node: NodeId, how: Ended) {
         for replica in self.replicas.values_mut().filter_map(|all| all.get_mut(&node)) {
-            replica.ended = how;
+            if replica.ended == Ended::Kept {
+                replica.ended = how;
+            }
         }
     }
 
@@ -315,7 +317,7 @@ mod tests {
             let mark = if node == A { 2 } else { 0 };
             let marks = Marks { end: count as i64, high_watermark: mark, visible: mark, leads, ..Marks::default() };
             replica.booted(node, 1, &marks, &read, ledger).unwrap();
-            let in_sync = InSync { told: Vec::new(), size: 2, min };
+            let in_sync = InSync { told: Vec::new(), size: 2, min, changed: false };
             replica.changed(node, &marks, &read, ledger, &in_sync, 0).unwrap();
         }
         assert_eq!(logs.ledger(&key()).unwrap().end(), 2);
@@ -347,6 +349,8 @@ mod tests {
     fn a_power_cut_does_not_make_a_lying_disk_honest() {
         let mut logs = logs(2);
         logs.strike(A, Strike::Power { durable: true, lied: true }, 1);
+        // A process came and went without opening the log.
+        logs.ended(A, Ended::Kept);
         logs.strike(A, Strike::Power { durable: true, lied: false }, 2);
         let replica = logs.replica(&key(), A).unwrap();
         assert_eq!((replica.ended, replica.damaged, replica.struck), (Ended::Uncertain, true, true));

@@ -59,6 +59,8 @@ pub struct Oracle {
     quick: BTreeMap<NodeId, watch::Quick>,
     /// Effective `min.insync.replicas` as it was when a watermark was last judged.
     mins: BTreeMap<ledger::Key, usize>,
+    /// Version of the in-sync set by which a leader was last judged.
+    versions: BTreeMap<(NodeId, ledger::Key), i32>,
     /// Newest metadata looked at.
     applied: u64,
     /// Disks whose syncs may be lies.

@@ -207,13 +207,15 @@ impl Oracle {
         marks: &Marks,
     ) -> InSync {
         let Some(state) = partition.0.replica().committed().filter(|_| marks.leads.is_some()) else {
-            return InSync { told: Vec::new(), size: 0, min: 0 };
+            return InSync { told: Vec::new(), size: 0, min: 0, changed: true };
         };
         let metadata = broker.metadata().read();
         let min = metadata.topic_by_id(key.0).map_or(1, |topic| metadata.min_insync_replicas(topic));
         let min = min.min(state.replicas.len());
         // The watermark may have moved before the setting changed in the same event.
         let before = self.mins.insert(*key, min).unwrap_or(min);
-        InSync { told: self.logs.told(key, &state.isr, node), size: state.isr.len(), min: min.min(before) }
+        let version = state.partition_epoch.0;
+        let changed = self.versions.insert((node, *key), version) != Some(version);
+        InSync { told: self.logs.told(key, &state.isr, node), size: state.isr.len(), min: min.min(before), changed }
     }
 }
