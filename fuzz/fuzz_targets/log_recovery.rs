@@ -79,6 +79,11 @@ fn append(log: &mut PartitionLog, u: &mut Unstructured<'_>, sequence: &mut i32, 
     Ok(())
 }
 
+/// An epoch to append with. The checksum does not cover those of batches: a damaged one may be believed to be large.
+fn next_epoch(log: &PartitionLog) -> i32 {
+    log.latest_epoch().map_or(1_000, |epoch| epoch.0.max(1_000))
+}
+
 /// A log that was built.
 struct Built {
     /// What is in it.
@@ -111,6 +116,7 @@ fn build(disk: &MemDisk, config: LogConfig, u: &mut Unstructured<'_>) -> Result<
                 epoch += 1;
                 let reached = log.truncate_to(end).expect("it is cut");
                 options.recovery_point = options.recovery_point.min(reached);
+                ever.retain(|offset, _| *offset < reached);
                 let known = log.producers().get(ProducerId(7)).and_then(|entry| entry.batches.back());
                 sequence = known.map_or(0, |last| last.last_sequence + 1);
             }
@@ -143,8 +149,10 @@ fn build(disk: &MemDisk, config: LogConfig, u: &mut Unstructured<'_>) -> Result<
 
 /// Everything that is found was written, and nothing is missing in between.
 fn judge(found: &Content, Built { content, ever, .. }: &Built, wounds: &[Wound]) {
-    // The checksum does not cover the epoch of a batch; the epoch file does, unless it was hit too.
-    let epochs_hit = wounds.iter().any(|wound| wound.path.ends_with("leader-epoch-checkpoint"));
+    // The checksum does not cover the epoch of a batch; the epoch file does from the log start on, unless it or the
+    // checkpoint that holds the log start was hit too.
+    let holds = ["leader-epoch-checkpoint", "log-start-offset-checkpoint"];
+    let epochs_hit = wounds.iter().any(|wound| holds.iter().any(|file| wound.path.ends_with(file)));
     for (offset, batch) in found {
         let Some(expected) = ever.get(offset) else { panic!("a batch at {offset} was invented: {wounds:?}") };
         let same =
@@ -193,7 +201,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 }
                 let _ = log.find_by_timestamp(NOW + 10, log.log_start());
                 let _ = log.find_max_timestamp();
-                append(&mut log, &mut Unstructured::new(&[]), &mut 0, 1_000)?;
+                let later = next_epoch(&log);
+                append(&mut log, &mut Unstructured::new(&[]), &mut 0, later)?;
                 let _ = log.flush();
             }
             Err(LogError::Io { .. } | LogError::Corrupt { .. }) => {}
@@ -214,8 +223,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let (mut log, report) = PartitionLog::open(&dir(&disk), DIR, config, careful).expect("it opens once more");
     assert_eq!(report.cut, None, "the second recovery cuts again: {wounds:?}");
     assert_eq!((log.log_start(), log.log_end(), log.producers().clone(), log.epochs().to_vec()), before, "{wounds:?}");
-    let end = log.log_end();
-    append(&mut log, &mut Unstructured::new(&[]), &mut 0, 1_000)?;
+    let (end, later) = (log.log_end(), next_epoch(&log));
+    append(&mut log, &mut Unstructured::new(&[]), &mut 0, later)?;
     assert!(log.log_end() > end);
     let mut grown = readable(&log).expect("a verified log can be read");
     grown.retain(|offset, _| *offset < end);
