@@ -77,6 +77,8 @@ pub struct World {
     pub budget: Budget,
     /// What arrived for clients that are not there: scripts read their answers here.
     pub letters: Vec<(Address, Packet)>,
+    /// A process that ends by itself in the present event, and its exit code.
+    ending: Option<(NodeId, i32)>,
 }
 
 impl World {
@@ -91,6 +93,7 @@ impl World {
             plan,
             budget: Budget::default(),
             letters: Vec::new(),
+            ending: None,
         }
     }
 
@@ -130,6 +133,10 @@ impl World {
         let Some(event) = self.kernel.next(until) else { return Ok(false) };
         if let Some(node) = self.dispatch(event) {
             self.oracle.after_event(node, &self.hosts, &mut self.kernel)?;
+        }
+        // Only now: what a process did in its last event is seen too.
+        if let Some((node, code)) = self.ending.take() {
+            self.ended(node, Some(code));
         }
         Ok(true)
     }
@@ -221,9 +228,7 @@ impl World {
         act(broker, &mut ctx);
         let exit = ctx.exit;
         self.charge(node);
-        if let Some(code) = exit {
-            self.ended(node, Some(code));
-        }
+        self.ending = exit.map(|code| (node, code));
         Some(node)
     }
 

@@ -21,6 +21,8 @@ pub struct Budget {
     tainted: bool,
     /// The victim's disk claims to keep what it does not.
     lying: bool,
+    /// Something of the victim's was or will be written where it does not belong.
+    misplaced: bool,
     /// Removed from the cluster for good.
     pub gone: BTreeSet<NodeId>,
     /// Steps that were declined.
@@ -126,6 +128,16 @@ impl Budget {
     /// The victim's disk will lose synced things at its next power cut.
     pub(super) fn begin_lie(&mut self) {
         self.lying = true;
+    }
+
+    /// Something is written to the wrong place.
+    pub(super) fn misplace(&mut self) {
+        self.misplaced = true;
+    }
+
+    /// Whether something was written to the wrong place since this was asked last.
+    pub(super) fn take_misplaced(&mut self) -> bool {
+        std::mem::take(&mut self.misplaced)
     }
 
     /// The lie came out.

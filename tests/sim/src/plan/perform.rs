@@ -1,7 +1,7 @@
 //! Doing a step.
 
 use chronik_consensus::MembershipChange;
-use chronik_log::disk;
+use chronik_log::disk::{self, Disk};
 use chronik_model::NodeId;
 
 use super::{Fault, damage};
@@ -91,7 +91,13 @@ fn act(world: &mut World, fault: &Fault) {
     match fault {
         Fault::Kill(nodes) => nodes.iter().for_each(|node| world.kill(*node)),
         Fault::Boot(nodes) => nodes.iter().for_each(|node| boot(world, *node)),
-        Fault::PowerCut(nodes) => nodes.iter().for_each(|node| world.power_cut(*node)),
+        Fault::PowerCut(nodes) => {
+            nodes.iter().for_each(|node| world.power_cut(*node));
+            let victim = world.plan.shape.victim;
+            if nodes.contains(&victim) && world.budget.take_misplaced() {
+                check_everything(world, victim);
+            }
+        }
         Fault::Stop(node) => world.stop(*node),
         Fault::Pause(node) => world.pause(*node),
         Fault::Resume(node) => world.resume(*node),
@@ -142,6 +148,7 @@ fn act(world: &mut World, fault: &Fault) {
             if let Some(done) = damage::spoil(&host.disk, *target, *damage, *seed) {
                 world.kernel.trace.world(world.kernel.now, || format!("b{node}: {done}"));
                 world.oracle.disk_lost(*node);
+                check_everything(world, *node);
             }
         }
         Fault::Wipe(node) => world.wipe(*node),
@@ -188,6 +195,17 @@ pub(crate) fn boot(world: &mut World, node: NodeId) {
     {
         world.wipe(node);
         world.boot(node);
+    }
+}
+
+/// The next start reads every record, as an operator has a disk checked that is known to be damaged. Without it recovery
+/// believes what was synced before its recovery point, and damage there is found by whoever reads it.
+fn check_everything(world: &World, node: NodeId) {
+    let Some(host) = world.hosts.get(&node) else { return };
+    for file in ["clean-shutdown", "recovery-point-offset-checkpoint"] {
+        // It may not be there.
+        let _absent = host.disk.remove_file(file);
+        let _unsynced = host.disk.sync_dir("");
     }
 }
 

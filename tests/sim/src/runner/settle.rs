@@ -82,6 +82,10 @@ fn heal(world: &mut World) -> Micros {
     world.budget.end_lie();
     for node in &nodes {
         plan::repair(world, *node);
+        if let Some(host) = world.hosts.get_mut(node) {
+            // A clock that is an hour wrong makes the records of honest clients invalid.
+            host.clock.wall_offset_ms = 0;
+        }
         if world.budget.gone.contains(node) {
             world.kill(*node);
         } else {
