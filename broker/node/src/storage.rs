@@ -22,6 +22,10 @@ use crate::partition::{HostedPartition, Ticket, Waiter};
 const METADATA_FILE: &str = "partition.metadata";
 
 /// The checkpoints of all partitions: as the last run left them, or as they are to be written.
+///
+/// The files name the topic with its id. A topic that was deleted and made again has the name of the first, and a crash
+/// before the next round would leave it the first one's offsets: a log start that deletes its records, a recovery point
+/// that trusts what was never synced, a high watermark over what was never committed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Checkpoints {
     high_watermark: BTreeMap<TopicPartition, Offset>,
@@ -48,10 +52,10 @@ impl Checkpoints {
 
     /// Takes down where a partition is now.
     pub fn note<A: Ticket, F: Waiter>(&mut self, partition: &HostedPartition<A, F>) {
-        let tp = partition.tp();
-        self.high_watermark.insert(tp.clone(), partition.replica().high_watermark());
-        self.recovery_point.insert(tp.clone(), partition.log().recovery_point());
-        self.log_start.insert(tp.clone(), partition.log().log_start());
+        let life = life_of(partition.tp(), partition.topic_id());
+        self.high_watermark.insert(life.clone(), partition.replica().high_watermark());
+        self.recovery_point.insert(life.clone(), partition.log().recovery_point());
+        self.log_start.insert(life, partition.log().log_start());
     }
 
     /// Writes those that differ from `last`, which are on disk.
@@ -67,15 +71,21 @@ impl Checkpoints {
         write(CheckpointKind::HighWatermark, &self.high_watermark, &last.high_watermark)
     }
 
-    fn take(&mut self, tp: &TopicPartition, wall_ms: i64) -> (Offset, OpenOptions) {
+    fn take(&mut self, tp: &TopicPartition, topic_id: TopicId, wall_ms: i64) -> (Offset, OpenOptions) {
+        let life = life_of(tp, topic_id);
         let options = OpenOptions {
-            recovery_point: self.recovery_point.remove(tp).unwrap_or(Offset(0)),
-            log_start: self.log_start.remove(tp).unwrap_or(Offset(0)),
+            recovery_point: self.recovery_point.remove(&life).unwrap_or(Offset(0)),
+            log_start: self.log_start.remove(&life).unwrap_or(Offset(0)),
             clean_shutdown: false,
             now_ms: wall_ms,
         };
-        (self.high_watermark.remove(tp).unwrap_or(Offset(0)), options)
+        (self.high_watermark.remove(&life).unwrap_or(Offset(0)), options)
     }
+}
+
+/// A partition of just this topic, as checkpoints name it. No topic has a slash in its name.
+fn life_of(tp: &TopicPartition, topic_id: TopicId) -> TopicPartition {
+    TopicPartition::new(format!("{}/{topic_id}", tp.topic), tp.partition)
 }
 
 /// Opens the log of a partition, or begins it, at `wall_ms`. Returns it with the high watermark of the checkpoint.
@@ -95,7 +105,7 @@ pub fn open(
     let disk = log_dir.disk();
     let fail = |error| log_dir.fail("prepare", &dir, error);
     let exists = disk.exists(&dir).map_err(fail)?;
-    let (high_watermark, mut options) = checkpoints.take(tp, wall_ms);
+    let (high_watermark, mut options) = checkpoints.take(tp, topic_id, wall_ms);
     let found = if exists { stored_id(log_dir, &dir).map_err(fail)? } else { None };
     let ours = found == Some(topic_id) || (found.is_some() && mutant!(TrustTopicName));
     if exists && !ours {
@@ -162,4 +172,53 @@ pub fn remove(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Resul
         disk.remove_dir(&doomed)
     };
     act().map_err(|error| log_dir.fail("delete", &dir, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chronik_log::AppendOrigin;
+    use chronik_log::disk::MemDisk;
+    use chronik_model::LeaderEpoch;
+    use chronik_model::batch::BatchBuilder;
+
+    use super::*;
+
+    fn record() -> Bytes {
+        let mut builder = BatchBuilder::new(1_000);
+        builder.push(None, Some(b"v"));
+        builder.build()
+    }
+
+    fn open_again(disk: &MemDisk, topic: TopicId) -> (Arc<LogDir>, PartitionLog, Offset) {
+        disk.kill();
+        let log_dir = LogDir::new(Arc::new(disk.clone()));
+        let mut checkpoints = Checkpoints::read(&log_dir);
+        let tp = TopicPartition::new("t", 0);
+        let opened = open(&log_dir, &tp, topic, LogConfig::default(), false, &mut checkpoints, 1_000);
+        let (log, high_watermark) = opened.unwrap();
+        (log_dir, log, high_watermark)
+    }
+
+    #[test]
+    fn a_topic_made_again_has_none_of_the_offsets_of_the_first() {
+        let (disk, tp) = (MemDisk::new(), TopicPartition::new("t", 0));
+        let (first, second) = (TopicId::from_u128(1), TopicId::from_u128(2));
+        let (log_dir, mut log, _) = open_again(&disk, first);
+        log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
+        let marks = |offset| BTreeMap::from([(life_of(&tp, first), Offset(offset))]);
+        let checkpoints = Checkpoints { high_watermark: marks(1), recovery_point: marks(1), log_start: marks(1) };
+        checkpoints.write(&Checkpoints::default(), &log_dir).unwrap();
+        let (log_dir, log, high_watermark) = open_again(&disk, first);
+        assert_eq!((log.log_start(), high_watermark), (Offset(1), Offset(1)), "its own are used");
+        drop(log);
+        remove(&log_dir, &tp, first).unwrap();
+        let (_, mut log, _) = open_again(&disk, second);
+        for _ in 0..2 {
+            log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
+        }
+        // The process dies before it wrote checkpoints again.
+        let (_, log, high_watermark) = open_again(&disk, second);
+        assert_eq!((log.log_start(), log.log_end(), high_watermark), (Offset(0), Offset(2), Offset(0)));
+    }
 }
