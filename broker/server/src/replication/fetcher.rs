@@ -52,6 +52,8 @@ struct Shared {
 struct Work {
     assigned: HashMap<Key, Arc<Partition>>,
     dirty: HashSet<Key>,
+    /// Assigned since the last request, again or for the first time: what they paused for may be over.
+    fresh: HashSet<Key>,
 }
 
 /// All fetchers.
@@ -86,6 +88,7 @@ impl Fetchers {
         let mut work = shared.work.lock();
         work.assigned.insert(key, Arc::clone(partition));
         work.dirty.insert(key);
+        work.fresh.insert(key);
         drop(work);
         shared.changed.notify_one();
     }
@@ -120,6 +123,7 @@ impl Shared {
     fn forget(&self, key: &Key) {
         let mut work = self.work.lock();
         if work.assigned.remove(key).is_some() {
+            work.fresh.remove(key);
             work.dirty.insert(*key);
             drop(work);
             self.changed.notify_one();
@@ -309,6 +313,9 @@ impl Task {
         let full = self.session.1 == 0;
         let dirty: Vec<(Key, Option<Arc<Partition>>)> = {
             let mut work = self.shared.work.lock();
+            for key in std::mem::take(&mut work.fresh) {
+                self.paused.remove(&key);
+            }
             let mut dirty = std::mem::take(&mut work.dirty);
             if full {
                 dirty.extend(work.assigned.keys());
@@ -481,7 +488,7 @@ impl Task {
                 self.pause(key, FIRST_RETRY);
             }
             FollowerAction::Retry(_) => self.pause(key, FIRST_RETRY),
-            // Newer metadata assigns the partition again, which makes it dirty; the pause is for its absence.
+            // Newer metadata assigns the partition again, which ends the pause; it is for its absence.
             FollowerAction::AwaitMetadata(_) => self.pause(key, Duration::from_millis(200)),
         }
         false

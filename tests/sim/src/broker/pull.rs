@@ -62,6 +62,8 @@ impl Broker {
         let fetcher = self.fetchers.entry(leader).or_default();
         fetcher.assigned.insert(key);
         fetcher.dirty.insert(key);
+        // What it paused for may be over.
+        fetcher.paused.remove(&key);
     }
 
     /// `key` follows nobody.

@@ -216,6 +216,8 @@ impl Broker {
             let (isr, epoch) = (super::ids(&state.isr), state.partition_epoch);
             ctx.note(|| format!("{tp} in-sync set {isr} (partition epoch {epoch})"));
         }
+        // A new leader wants what it found synced.
+        self.may_have_appended(key);
         self.deliver(ctx, key, out);
     }
 
