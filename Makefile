@@ -8,9 +8,10 @@ export CHRONIK_CACHE ?= $(HOME)/.cache/chronik
 BUILD_KEY := $(shell cat rust-toolchain.toml Cargo.lock | sha256sum | cut -c1-16)
 export CARGO_TARGET_DIR ?= $(CHRONIK_CACHE)/target-$(BUILD_KEY)
 BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
+SEEDS ?= 2000
 DATA ?= $(CURDIR)/.cache/local
 
-.PHONY: help build run test lint unit e2e soak fuzz figures deny tools clean
+.PHONY: help build run test lint unit sim mutants e2e soak fuzz figures deny tools clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +35,12 @@ lint: tools ## Format, clippy with warnings as errors, house style
 
 unit: tools ## Unit and story tests of all crates
 	cargo test --workspace --locked
+
+sim: tools ## Whole clusters from seeds: corpus, scenarios and SEEDS fresh seeds (ARGS= for chronik-sim run)
+	@tests/tools/sim.sh --seeds $(SEEDS) -- $(ARGS)
+
+mutants: tools ## Each deliberate defect must be noticed by the simulator; prints the table
+	@tests/tools/sim.sh --mutants -- $(ARGS)
 
 e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest)
 	@tests/tools/e2e.sh $(ARGS)

@@ -147,11 +147,11 @@ pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
     state.leader.is_some() || state.isr.iter().chain(&state.elr).any(|node| !gone.contains(node))
 }
 
-/// Whether the log directory of a broker failed and waits for the next start.
+/// Whether the disk of a broker failed it, so that its log directory or its metadata waits for the next start.
 #[must_use]
 pub fn is_offline(world: &World, node: NodeId) -> bool {
     let process = world.hosts.get(&node).and_then(|host| host.process.as_ref());
-    process.is_some_and(|broker| broker.log_dir_state() != LogDirState::Online)
+    process.is_some_and(|broker| broker.quorum().failed || broker.log_dir_state() != LogDirState::Online)
 }
 
 /// Where the log of a replica ends, if that broker runs and hosts it.
