@@ -6,7 +6,6 @@ import time
 
 import pytest
 from harness import history, kafka, wait
-from harness.cluster import Cluster
 
 ROUNDS = int(os.environ.get("CHRONIK_CHAOS_ROUNDS", "20"))
 
@@ -133,19 +132,6 @@ def test_a_frozen_process_is_passed_over_and_comes_back(cluster, role):
         victim.resume()
     load.wait_acks()
     settle_and_check(cluster, "t", 1, load.finish())
-
-
-def test_a_stop_beside_a_running_checkpoint_is_clean(tmp_path):
-    with Cluster(tmp_path, brokers=1, **{"replica.high.watermark.checkpoint.interval.ms": 10}) as cluster:
-        cluster.start().wait_ready()
-        kafka.create_topic(cluster.bootstrap, "t", partitions=16, replication=1)
-        load = history.Workload(cluster.bootstrap, "t", rate=2000)
-        load.start()
-        for _ in range(12):
-            load.wait_acks(200)
-            assert cluster[1].stop() == 0, cluster[1].log()[-1000:]
-            cluster.start().wait_ready()
-        history.check_nothing_lost(load.finish(), kafka.read_all(cluster.bootstrap, "t"))
 
 
 def test_a_wiped_follower_is_filled_again(cluster):

@@ -64,6 +64,8 @@ def shape(seed, generation):
         "raft.compact.bytes": rng.choice((64 << 10, 1 << 20)),
         "queued.max.request.bytes": 64 << 20,
         "log.retention.ms": -1,
+        # Producers would bring deleted topics back.
+        "auto.create.topics.enable": False,
         "offsets.topic.num.partitions": 4,
     }
     voters = 3 if brokers == 4 else rng.choice((3, 5)) if brokers == 5 else 3

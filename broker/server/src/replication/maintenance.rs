@@ -83,7 +83,11 @@ impl ReplicaManager {
     }
 
     /// One round of what is done from time to time; `None` when the shutdown has begun, which does it for the last time.
-    fn maintain(self: &Arc<Self>, retention: bool, last: &Checkpoints) -> Result<Option<Checkpoints>, LogError> {
+    pub(super) fn maintain(
+        self: &Arc<Self>,
+        retention: bool,
+        last: &Checkpoints,
+    ) -> Result<Option<Checkpoints>, LogError> {
         let _alone = self.maintaining.lock();
         if *self.stop.borrow() {
             return Ok(None);

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod refusals;
+mod shutdown;
 mod slow_disk;
 
 use std::sync::Arc;
