@@ -486,3 +486,26 @@ fn a_log_that_lost_its_records_below_its_start_opens_alike_twice() {
     let second = open_with(&log_dir(disk), options).0.epochs().to_vec();
     assert_eq!(first, second);
 }
+
+#[test]
+fn a_log_that_could_not_be_emptied_can_still_be_asked() {
+    for operation in [Operation::Namespace, Operation::SyncDir] {
+        for nth in 1..20 {
+            let disk = MemDisk::new();
+            let mut log = open(&disk);
+            fill(&mut log, 40, 1);
+            let written = values(&log);
+            disk.inject(Fault::Fail(operation, nth));
+            if log.truncate_fully_and_start_at(at(1_000)).is_ok() {
+                break;
+            }
+            assert!(nth < 19, "{operation:?}: never succeeds");
+            assert!(log.log_end() >= log.log_start());
+            assert!(append(&mut log, &[batch(&["x"])], 1).is_err(), "nothing is appended to a log that failed");
+            assert!(log.truncate_to(at(0)).is_err());
+            disk.heal();
+            let again = open(&disk);
+            assert!(written.starts_with(&values(&again)), "{operation:?} {nth}: what is left is a prefix");
+        }
+    }
+}

@@ -98,16 +98,20 @@ impl PartitionLog {
         // Without the file a restart reads the epochs off whatever batches it finds, so it must go first.
         self.remove_if_there(&format!("{}/{}", self.dir, leader_epoch::FILE))?;
         let disk = std::sync::Arc::clone(self.log_dir.disk());
+        while self.segments.len() > 1 {
+            self.remove_last_segment()?;
+        }
         let fatal = |operation| self.log_dir.fatal(operation, &self.dir);
-        while let Some(last) = self.segments.pop() {
-            if self.segments.is_empty() {
-                // The first goes only when the others are gone for good: what is left never begins late.
-                disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
-            }
-            self.remove_segment_files(&last)?;
+        // The first goes only when the others are gone for good: what is left never begins late. It stays in memory
+        // until there is another: a log that fails here is asked for its end all the same.
+        disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
+        if let Some(first) = self.segments.first() {
+            self.remove_segment_files(first)?;
         }
         disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
-        self.segments.push(Segment::create(&*disk, &self.dir, offset).map_err(fatal("create a segment in"))?);
+        let fresh = Segment::create(&*disk, &self.dir, offset).map_err(fatal("create a segment in"))?;
+        self.segments.clear();
+        self.segments.push(fresh);
         disk.sync_dir(&self.dir).map_err(fatal("sync directory"))?;
         self.log_start = offset;
         self.epochs.clear();
