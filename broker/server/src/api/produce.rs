@@ -4,7 +4,9 @@
 //! requests of one connection reach the log in their order; what waits is only the answer.
 //!
 //! The records are looked at once, before the partition is locked: the count in the header decides how many offsets are
-//! given out, and what else would say whether it is true? Compressed ones are decompressed as a stream, not held.
+//! given out, and what else would say whether it is true? Compressed ones are decompressed as a stream, not held, and
+//! only when nothing else speaks against them: a few bytes may stand for seconds of work. What is more than a moment's
+//! work is done with the worker given up, so that heartbeats and Raft messages of this process do not stand behind it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +16,14 @@ use std::time::Duration;
 use chronik_log::split_batches;
 use chronik_model::batch::{BatchHeader, Compression, crc_matches};
 use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
+use chronik_node::partition::Refusal;
 use chronik_wire::compression::CompressionError;
 use chronik_wire::messages::produce::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceResponse,
 };
 use chronik_wire::records::{RecordsError, verify};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::groups::OFFSETS_TOPIC;
 use super::{Api, Call, Outcome};
@@ -33,12 +37,22 @@ const HINTS_FROM: i16 = 10;
 /// Version 13 names topics by id (KIP-516).
 const IDS_FROM: i16 = 13;
 
-/// A batch may decompress to so much, however small it is.
-const ALWAYS_DECOMPRESSED: usize = 64 << 20;
-/// A larger one to so many times its size.
-const MAX_RATIO: usize = 16;
+/// A batch may decompress to so much, however small it is: a producer's default batch of 16 KiB at a thousand to one,
+/// which is as far as what people send is compressed.
+const ALWAYS_DECOMPRESSED: usize = 16 << 20;
+/// A larger one to so many times its size, up to [`ALWAYS_LARGE`], and to [`RATIO_BEYOND`] times its size after that:
+/// the larger a batch, the less is it allowed to make of each byte. Kafka has no such bounds.
+const RATIO: usize = 64;
+/// See [`RATIO`].
+const ALWAYS_LARGE: usize = 64 << 20;
+/// See [`RATIO`].
+const RATIO_BEYOND: usize = 16;
 /// But never to more than a lookup by timestamp can open.
 const MAX_DECOMPRESSED: usize = 256 << 20;
+/// So much is decompressed in passing, in well under a millisecond with most codecs.
+const IN_PASSING: usize = 256 << 10;
+/// Larger compressed batches are not even tried in passing.
+const PACKED_IN_PASSING: usize = 64 << 10;
 
 /// Where each waiting partition is in the response.
 type Place = (usize, usize);
@@ -167,9 +181,19 @@ fn append(
         }
         Err(error) => return failed(data.index, error.code(), &error.to_string()),
     };
-    let count = match check(version, &batches[0]) {
+    let checked = precheck(version, &batches[0]).and_then(|header| {
+        if header.compression() != Ok(Compression::None) {
+            partition.admits(acks, batches[0].len())?;
+        }
+        check(&header, &batches[0])
+    });
+    let count = match checked {
         Ok(count) => count,
-        Err((code, text)) => return failed(data.index, code, &text),
+        Err((code, text)) => {
+            let mut one = failed(data.index, code, &text);
+            hint(version, &partition, &mut one);
+            return one;
+        }
     };
     let index = parked.places.len();
     let ticket = (acks != 0).then_some((parked.wait, index, parked.deadline_ms));
@@ -197,8 +221,8 @@ fn append(
     }
 }
 
-/// Number of records of a batch that may be produced with this version.
-fn check(version: i16, batch: &[u8]) -> Result<u64, (ErrorCode, String)> {
+/// What the header of a batch alone says against its being produced with this version.
+fn precheck(version: i16, batch: &[u8]) -> Result<BatchHeader, Refusal> {
     let plain = |code: ErrorCode| (code, code.text().to_owned());
     let header = BatchHeader::decode(batch).map_err(|_| plain(ErrorCode::CorruptMessage))?;
     if header.is_transactional() {
@@ -207,8 +231,29 @@ fn check(version: i16, batch: &[u8]) -> Result<u64, (ErrorCode, String)> {
     if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
         return Err(plain(ErrorCode::UnsupportedCompressionType));
     }
-    let limit = batch.len().saturating_mul(MAX_RATIO).clamp(ALWAYS_DECOMPRESSED, MAX_DECOMPRESSED);
-    verify(batch, limit).map_err(|error| {
+    Ok(header)
+}
+
+/// To how much a batch of `packed` bytes may decompress.
+fn limit(packed: usize) -> usize {
+    let small = packed.saturating_mul(RATIO).clamp(ALWAYS_DECOMPRESSED, ALWAYS_LARGE);
+    packed.saturating_mul(RATIO_BEYOND).clamp(small, MAX_DECOMPRESSED)
+}
+
+/// Number of records of a batch, which is what its header says.
+fn check(header: &BatchHeader, batch: &[u8]) -> Result<u64, Refusal> {
+    let verified = match header.compression() {
+        // Walking over them takes less than receiving them did.
+        Ok(Compression::None) => verify(batch, MAX_DECOMPRESSED),
+        _ if batch.len() > PACKED_IN_PASSING => aside(|| verify(batch, limit(batch.len()))),
+        _ => match verify(batch, IN_PASSING) {
+            Err(RecordsError::Compression(CompressionError::TooLarge { .. })) => {
+                aside(|| verify(batch, limit(batch.len())))
+            }
+            done => done,
+        },
+    };
+    verified.map_err(|error| {
         let code = match &error {
             // Damaged on the way, which a producer repairs by sending it again; an invalid record it gives up.
             _ if crc_matches(batch).is_err() => ErrorCode::CorruptMessage,
@@ -221,6 +266,15 @@ fn check(version: i16, batch: &[u8]) -> Result<u64, (ErrorCode, String)> {
         (code, error.to_string())
     })?;
     Ok(u64::try_from(header.record_count).unwrap_or(0))
+}
+
+/// Works with the runtime's worker given up to other tasks. The task that asks waits, so that what its connection sent
+/// keeps its order.
+fn aside<R>(work: impl FnOnce() -> R) -> R {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 fn hint(version: i16, partition: &Partition, response: &mut PartitionProduceResponse) {
@@ -280,6 +334,11 @@ mod tests {
 
     use super::*;
 
+    fn check(batch: &[u8]) -> Result<u64, ErrorCode> {
+        let checked = precheck(9, batch).and_then(|header| super::check(&header, batch));
+        checked.map_err(|(code, _)| code)
+    }
+
     fn compressed(claimed: i32, payload: &[u8]) -> Bytes {
         let mut builder = BatchBuilder::new(1_000);
         builder.push(None, Some(payload));
@@ -300,10 +359,9 @@ mod tests {
 
     #[test]
     fn a_compressed_batch_is_not_believed_about_its_number_of_records() {
-        assert_eq!(check(9, &compressed(2, b"one")), Ok(2));
+        assert_eq!(check(&compressed(2, b"one")), Ok(2));
         for claimed in [1, 3, i32::MAX] {
-            let refused = check(9, &compressed(claimed, b"one")).map_err(|(code, _)| code);
-            assert_eq!(refused, Err(ErrorCode::InvalidRecord), "{claimed}");
+            assert_eq!(check(&compressed(claimed, b"one")), Err(ErrorCode::InvalidRecord), "{claimed}");
         }
     }
 
@@ -312,20 +370,42 @@ mod tests {
         let mut builder = BatchBuilder::new(1_000);
         builder.push(None, Some(b"one"));
         let sent = builder.build();
-        assert_eq!(check(9, &sent), Ok(1));
+        assert_eq!(check(&sent), Ok(1));
         for byte in HEADER_BYTES..sent.len() {
             let mut arrived = sent.to_vec();
             arrived[byte] ^= 0x10;
-            let refused = check(9, &arrived).map_err(|(code, _)| code);
+            let refused = check(&arrived);
             // What the records do not give away, the log's look at the checksum does.
             assert!(matches!(refused, Ok(1) | Err(ErrorCode::CorruptMessage)), "{byte}: {refused:?}");
         }
     }
 
     #[test]
-    fn a_batch_that_decompresses_to_very_much_is_refused() {
+    fn a_small_batch_that_decompresses_to_very_much_is_refused() {
         let bomb = compressed(2, &vec![0; ALWAYS_DECOMPRESSED]);
-        assert!(bomb.len() < 1 << 20);
-        assert_eq!(check(9, &bomb).map_err(|(code, _)| code), Err(ErrorCode::MessageTooLarge));
+        assert!(bomb.len() * RATIO < 2 * ALWAYS_DECOMPRESSED, "{}", bomb.len());
+        let bomb = compressed(2, &vec![0; 2 * ALWAYS_DECOMPRESSED]);
+        assert_eq!(check(&bomb), Err(ErrorCode::MessageTooLarge));
+        // A producer's batch of the default size, a thousand to one.
+        assert_eq!(check(&compressed(2, &vec![0; ALWAYS_DECOMPRESSED - 1000])), Ok(2));
+    }
+
+    #[test]
+    fn what_a_batch_may_decompress_to_grows_with_it_ever_more_slowly() {
+        const MIB: usize = 1 << 20;
+        let sizes = [1, 256 << 10, MIB, 4 * MIB, 8 * MIB, usize::MAX];
+        assert_eq!(sizes.map(|size| limit(size) / MIB), [16, 16, 64, 64, 128, 256]);
+    }
+
+    #[test]
+    fn nobody_on_the_worker_waits_for_a_large_batch_to_be_looked_at() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let batch = compressed(2, &vec![0; 12 << 20]);
+        let looking = async move {
+            let other = tokio::spawn(std::future::ready(()));
+            let checked = check(&batch);
+            (checked, other.is_finished())
+        };
+        assert_eq!(runtime.block_on(runtime.spawn(looking)).unwrap(), (Ok(2), true));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use chronik_core::partition::waiters::FetchWaiterKey;
-use chronik_log::{AppendOrigin, ReadPlan};
+use chronik_log::{AppendOrigin, LogError, ReadPlan};
 use chronik_model::ErrorCode;
 use chronik_node::partition::{AppendOutcome, FetchedPartition, Outgoing, ReadKind, Refusal};
 
@@ -15,6 +15,23 @@ use super::{ReplicaManager, mono_ms};
 
 /// How much may be read, and who waits if it is nothing.
 pub(crate) type ReadBudget<'a> = chronik_node::partition::ReadBudget<'a, Arc<FetchWait>>;
+
+impl Partition {
+    /// Whether an append of one batch of `bytes` would be refused whatever is in it, so that nobody looks in vain.
+    ///
+    /// # Errors
+    /// What to answer.
+    pub(crate) fn admits(&self, acks: i16, bytes: usize) -> Result<(), Refusal> {
+        let hosted = self.lock();
+        hosted.replica().check_append(acks).map_err(|code| (code, code.text().to_owned()))?;
+        let max = hosted.log().config().max_message_bytes;
+        if bytes > max {
+            let error = LogError::MessageTooLarge { size: bytes, max };
+            return Err((error.code(), error.to_string()));
+        }
+        Ok(())
+    }
+}
 
 impl ReplicaManager {
     /// Appends a client's batches as leader; see [`Partition`].

@@ -21,6 +21,18 @@ fn batch() -> Bytes {
     batch.build()
 }
 
+/// `plain` with `packed` for its records.
+fn zstd(plain: &[u8], packed: &[u8]) -> Bytes {
+    let mut zstd = BytesMut::from(&plain[..HEADER_BYTES]);
+    zstd.extend_from_slice(packed);
+    let length = i32::try_from(zstd.len()).unwrap() - 12;
+    zstd[8..12].copy_from_slice(&length.to_be_bytes());
+    zstd[22] |= 4;
+    let Err(BatchError::Crc { computed, .. }) = crc_matches(&zstd) else { panic!("the attributes are covered") };
+    zstd[17..21].copy_from_slice(&computed.to_be_bytes());
+    zstd.freeze()
+}
+
 async fn produce(broker: &Broker, version: i16, name: &str, topic_id: TopicId, records: Bytes) -> i16 {
     let request = m::produce::ProduceRequest {
         acks: -1,
@@ -83,15 +95,9 @@ async fn zstd_is_refused_to_clients_that_cannot_read_it() {
     let broker = Broker::start(&quorum, 1, Durability::Os).await;
     broker.create("t", 1, 1).await;
     let plain = batch();
-    let mut zstd = BytesMut::from(&plain[..HEADER_BYTES]);
-    zstd.extend_from_slice(&compress(Compression::Zstd, &plain[HEADER_BYTES..]).unwrap());
-    let length = i32::try_from(zstd.len()).unwrap() - 12;
-    zstd[8..12].copy_from_slice(&length.to_be_bytes());
-    zstd[22] |= 4;
-    let Err(BatchError::Crc { computed, .. }) = crc_matches(&zstd) else { panic!("the attributes are covered") };
-    zstd[17..21].copy_from_slice(&computed.to_be_bytes());
-    assert_eq!(produce(&broker, 3, "t", TopicId::ZERO, zstd.clone().freeze()).await, 76);
-    assert_eq!(produce(&broker, 7, "t", TopicId::ZERO, zstd.freeze()).await, 0);
+    let zstd = zstd(&plain, &compress(Compression::Zstd, &plain[HEADER_BYTES..]).unwrap());
+    assert_eq!(produce(&broker, 3, "t", TopicId::ZERO, zstd.clone()).await, 76);
+    assert_eq!(produce(&broker, 7, "t", TopicId::ZERO, zstd).await, 0);
     let fetch = m::fetch::FetchRequest {
         max_bytes: 1 << 20,
         session_epoch: -1,
@@ -106,6 +112,18 @@ async fn zstd_is_refused_to_clients_that_cannot_read_it() {
         let answer = broker.call(version, &fetch).await.responses.remove(0).partitions.remove(0);
         assert_eq!((answer.error_code, answer.records.unwrap().is_empty()), (error, error != 0), "v{version}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_is_refused_before_anybody_looks_into_it() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
+    broker.create("t", 1, 1).await;
+    let nonsense = |bytes| zstd(&batch(), &vec![0xff; bytes]);
+    let code = produce(&broker, 9, "t", TopicId::ZERO, nonsense((1 << 20) - 100)).await;
+    assert_eq!(code, ErrorCode::CorruptMessage.code());
+    let code = produce(&broker, 9, "t", TopicId::ZERO, nonsense((1 << 20) + 100)).await;
+    assert_eq!(code, ErrorCode::MessageTooLarge.code());
 }
 
 #[tokio::test(flavor = "multi_thread")]
