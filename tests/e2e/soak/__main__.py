@@ -1,7 +1,6 @@
 """`python -m soak MINUTES [SEED]`: prints one line per round; ends with 1 at the first broken promise. Needs root."""
 
 import argparse
-import logging
 import os
 import random
 import shutil
@@ -27,7 +26,6 @@ def main():
         for what in leftovers(directory):
             print(f"removed {what}")
         return 0
-    logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = int(args.seed) if args.seed else int(os.environ.get("SEED") or random.randrange(1 << 32))
     soak = Soak(directory / "run", seed, args.minutes, args.generation, lambda line: print(line, flush=True))

@@ -4,6 +4,7 @@ Each is a thread with a name that stands in the history. `runner` starts them at
 when faults are healed, and joins all of them; a thread that died of an exception is a failure of the round.
 """
 
+import logging
 import random
 import struct
 import threading
@@ -47,11 +48,12 @@ class Client(threading.Thread):
 class Loader(Client):
     """Produces numbered records to random partitions of `topics`."""
 
-    def __init__(self, world, name, topics, rate, acks, idempotent=False, codec="none", linger=5):
+    def __init__(self, world, name, topics, rate, acks, idempotent=False, codec="none", linger=5,
+                 patience=60000):
         super().__init__(world, name)
         self.topics, self.rate, self.acks, self.idempotent = topics, rate, acks, idempotent
         self.settings = {"acks": acks, "enable.idempotence": idempotent, "compression.type": codec, "linger.ms": linger,
-                         "message.timeout.ms": 60000, "topic.metadata.refresh.interval.ms": 2000}
+                         "message.timeout.ms": patience, "request.timeout.ms": min(patience, 30000), "topic.metadata.refresh.interval.ms": 2000}
         self.lives, self.sent, self.acked = 0, 0, 0
 
     def _delivered(self, name):
@@ -151,6 +153,7 @@ class Member(Client):
         super().__init__(world, name)
         self.group, self.topics, self.cooperative = group, topics, cooperative
         self.assignments, self.next, self.fresh, self.generation = {}, {}, {}, -1
+        self.commits = {}
 
     def _current_generation(self, client):
         """Of the group metadata that librdkafka hands to transactions: `CGMDv2:`, generation, group, member."""
@@ -186,22 +189,24 @@ class Member(Client):
             table.pop(place, None)
 
     def _commit(self, client):
-        ids, offsets, era = [], [], [self.group, self.generation]
+        offsets, era = [], [self.group, self.generation]
         for (topic, partition), offset in self.next.items():
             number = self.record.next_id()
             self.record("write", id=number, register=f"offset {self.group} {topic}/{partition}", value=offset, era=era)
-            ids.append(number)
+            self.commits.setdefault((topic, partition, offset), []).append(number)
             offsets.append(TopicPartition(topic, partition, offset))
         if not offsets:
             return
         self.next.clear()
         try:
-            results = client.commit(offsets=offsets, asynchronous=False)
-            good = {(r.topic, r.partition) for r in results if r.error is None}
+            client.commit(offsets=offsets, asynchronous=True)
         except KafkaException:
-            good = set()
-        for number, place in zip(ids, offsets):
-            self.record("wrote", id=number, ok=True if (place.topic, place.partition) in good else None)
+            pass  # unknown, as every commit that nobody answers
+
+    def _committed(self, error, partitions):
+        for p in partitions or ():
+            for number in self.commits.pop((p.topic, p.partition, p.offset), ()):
+                self.record("wrote", id=number, ok=True if error is None and p.error is None else None)
 
     def work(self):
         client = Consumer(self.config(**{
@@ -209,6 +214,7 @@ class Member(Client):
             "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000, "max.poll.interval.ms": 300000,
             "topic.metadata.refresh.interval.ms": 2000,
             "partition.assignment.strategy": "cooperative-sticky" if self.cooperative else "range",
+            "on_commit": self._committed, "debug": "cgrp", "log_level": 7, "logger": client_log(self.world.dir),
         }))
         client.subscribe(self.topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         committed = time.monotonic()
@@ -230,6 +236,18 @@ class Member(Client):
                 committed = time.monotonic()
         self._commit(client)
         client.close()
+
+
+def client_log(directory):
+    """Where what clients say of themselves goes, to be read after a failure."""
+    log = logging.getLogger(f"clients {directory}")
+    if not log.handlers:
+        handler = logging.FileHandler(directory / "clients.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+    return log
 
 
 class Committer(Client):

@@ -158,7 +158,7 @@ class Generation:
                                               ("z", 0, False, 20)):
             some = rng.sample(places, rng.randint(1, len(places)))
             producers.append(load.Loader(world, f"{label}{n}", some, rate * rng.choice((0.3, 1, 1.5)), acks, idempotent,
-                                         rng.choice(load.CODECS), rng.choice((0, 2, 20))))
+                                         rng.choice(load.CODECS), rng.choice((0, 2, 20)), rng.choice((2500, 10000, 60000))))
         members = [load.Member(world, f"m{n}-{i}", "g", self.group_topics, world.shape.cooperative) for i in range(rng.randint(1, 3))]
         start = {place: self.read_to.get(place, 0) for place in places}
         others = [
