@@ -386,6 +386,7 @@ impl World {
         let mut ctx = Ctx { me: Address::Broker(node), run, clock, exit: None, kernel: &mut self.kernel };
         broker.begin_stop(&mut ctx);
         if let Some(code) = ctx.exit {
+            self.oracle.last_look(node, &self.hosts, self.kernel.now);
             self.ended(node, Some(code));
         }
     }

@@ -31,6 +31,8 @@ pub struct Entry {
     pub producer: (i64, i16),
     /// First and last sequence.
     pub sequences: (i32, i32),
+    /// Epoch of the leader whose watermark passed it.
+    pub under: i32,
     /// At least two replicas had to be in sync when it was committed.
     pub strict: bool,
     /// When.
@@ -38,7 +40,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn of(header: &BatchHeader, strict: bool, at: Micros) -> Self {
+    fn of(header: &BatchHeader, under: i32, strict: bool, at: Micros) -> Self {
         Self {
             next: header.next_offset().0,
             epoch: header.partition_leader_epoch.0,
@@ -46,6 +48,7 @@ impl Entry {
             print: print_of(header),
             producer: (header.producer_id.0, header.producer_epoch.0),
             sequences: (header.base_sequence, header.last_sequence()),
+            under,
             strict,
             at,
         }
@@ -127,10 +130,10 @@ impl Ledger {
         self.entries.values().rev().find(|entry| entry.strict).map_or(0, |entry| entry.next)
     }
 
-    /// Where what was committed under epochs before `epoch` ends.
+    /// Where what leaders before `epoch` committed ends. What they left above their watermarks may be committed later.
     #[must_use]
     pub fn end_before(&self, epoch: i32) -> i64 {
-        self.entries.values().rev().find(|entry| entry.epoch < epoch).map_or(0, |entry| entry.next)
+        self.entries.values().rev().find(|entry| entry.under < epoch).map_or(0, |entry| entry.next)
     }
 
     /// All entries from `base` on.
@@ -216,17 +219,24 @@ impl Ledger {
         })
     }
 
-    /// A leader's watermark passed this batch; it is the next one.
+    /// The watermark of a leader, in its epoch `under`, passed this batch; it is the next one.
     ///
     /// # Errors
     /// It leaves a hole, or breaks the sequence of its producer.
-    pub fn commit(&mut self, node: NodeId, header: &BatchHeader, strict: bool, at: Micros) -> Result<(), Violation> {
+    pub fn commit(
+        &mut self,
+        node: NodeId,
+        under: i32,
+        header: &BatchHeader,
+        strict: bool,
+        at: Micros,
+    ) -> Result<(), Violation> {
         let base = header.base_offset.0;
         if base != self.end {
             let text = format!("{}: b{node} commits {base} after {}: offsets are not dense", self.tp, self.end);
             return Err(Violation { invariant: 5, text });
         }
-        let entry = Entry::of(header, strict, at);
+        let entry = Entry::of(header, under, strict, at);
         if let Some((_, before)) = self.entries.iter().next_back()
             && before.epoch > entry.epoch
         {
@@ -355,12 +365,12 @@ pub(super) mod tests {
     #[test]
     fn what_is_committed_stays_and_has_no_holes() {
         let mut ledger = ledger();
-        ledger.commit(A, &batch(0, 1, "x", None), true, 5).unwrap();
+        ledger.commit(A, 1, &batch(0, 1, "x", None), true, 5).unwrap();
         assert!(ledger.compare(B, &batch(0, 1, "x", None)).is_ok());
         assert_eq!(ledger.compare(B, &batch(0, 1, "y", None)).unwrap_err().invariant, 3);
         assert_eq!(ledger.compare(B, &batch(0, 2, "x", None)).unwrap_err().invariant, 3, "of another epoch");
-        assert_eq!(ledger.commit(A, &batch(2, 1, "z", None), true, 6).unwrap_err().invariant, 5);
-        assert_eq!(ledger.commit(A, &batch(1, 0, "z", None), true, 6).unwrap_err().invariant, 3, "epochs go back");
+        assert_eq!(ledger.commit(A, 1, &batch(2, 1, "z", None), true, 6).unwrap_err().invariant, 5);
+        assert_eq!(ledger.commit(A, 0, &batch(1, 0, "z", None), true, 6).unwrap_err().invariant, 3, "epochs go back");
     }
 
     #[test]
@@ -368,7 +378,7 @@ pub(super) mod tests {
         let committed = |sequences: &[i32]| {
             let mut ledger = ledger();
             for (at, sequence) in sequences.iter().enumerate() {
-                ledger.commit(A, &batch(at as i64, 1, &format!("{at}"), Some((7, *sequence))), true, 0)?;
+                ledger.commit(A, 1, &batch(at as i64, 1, &format!("{at}"), Some((7, *sequence))), true, 0)?;
             }
             Ok::<(), Violation>(())
         };
@@ -381,8 +391,8 @@ pub(super) mod tests {
     #[test]
     fn a_producer_may_begin_anywhere_in_a_topic_that_was_made_again() {
         let mut ledger = Ledger::new(TopicPartition::new("t0", 0), false);
-        assert_eq!(ledger.commit(A, &batch(0, 1, "x", Some((7, 4))), true, 0), Ok(()));
-        assert_eq!(ledger.commit(A, &batch(1, 1, "y", Some((7, 6))), true, 0).unwrap_err().invariant, 6);
+        assert_eq!(ledger.commit(A, 1, &batch(0, 1, "x", Some((7, 4))), true, 0), Ok(()));
+        assert_eq!(ledger.commit(A, 1, &batch(1, 1, "y", Some((7, 6))), true, 0).unwrap_err().invariant, 6);
     }
 
     #[test]
@@ -395,10 +405,18 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_later_leader_commits_is_not_asked_of_an_earlier_one() {
+        let mut ledger = ledger();
+        ledger.commit(A, 1, &batch(0, 1, "x", None), true, 0).unwrap();
+        ledger.commit(B, 3, &batch(1, 1, "left above the watermark", None), true, 9).unwrap();
+        assert_eq!((ledger.end_before(2), ledger.end_before(4)), (1, 2));
+    }
+
+    #[test]
     fn a_cut_excuses_what_is_behind_it_and_nothing_else() {
         let mut ledger = ledger();
         for at in 0..4 {
-            ledger.commit(A, &batch(at, 1, &format!("{at}"), Some((7, at as i32))), true, 0).unwrap();
+            ledger.commit(A, 1, &batch(at, 1, &format!("{at}"), Some((7, at as i32))), true, 0).unwrap();
         }
         let prints: Vec<u64> = (0..4).map(|at| ledger.entry(at).unwrap().print).collect();
         ledger.cut(2, 50);
@@ -406,7 +424,7 @@ pub(super) mod tests {
         assert!(!ledger.may_miss(1, prints[1]));
         assert!(ledger.may_miss(2, prints[2]));
         assert!(ledger.ever(3, prints[3]), "it may still be on its way to a reader");
-        ledger.commit(B, &batch(2, 2, "other", Some((7, 2))), true, 60).unwrap();
+        ledger.commit(B, 2, &batch(2, 2, "other", Some((7, 2))), true, 60).unwrap();
         assert_eq!(ledger.end_before(2), 2);
         assert_eq!(ledger.strict_end(), 3);
     }

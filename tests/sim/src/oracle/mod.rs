@@ -71,6 +71,8 @@ pub struct Oracle {
     second: (Micros, u64),
     now: Micros,
     refused: Vec<(Micros, NodeId, String)>,
+    /// Found at the end of a process, told after the event.
+    pending: Option<Violation>,
 }
 
 impl Oracle {
@@ -91,6 +93,9 @@ impl Oracle {
         kernel: &mut Kernel,
     ) -> Result<(), Violation> {
         self.now = kernel.now;
+        if let Some(broken) = self.pending.take() {
+            return Err(broken);
+        }
         if let Some(host) = hosts.get(&node)
             && let Some(broker) = &host.process
         {
@@ -101,6 +106,14 @@ impl Oracle {
         }
         self.take_news()?;
         self.bounds(kernel)
+    }
+
+    /// A process is about to end by itself: the last look at what it did in its last event.
+    pub fn last_look(&mut self, node: NodeId, hosts: &BTreeMap<NodeId, Host>, now: Micros) {
+        self.now = now;
+        if let Some((host, broker)) = hosts.get(&node).and_then(|host| Some((host, host.process.as_ref()?))) {
+            self.pending = self.pending.take().or(self.watch(node, host, broker).err());
+        }
     }
 
     /// Memory and work are bounded (invariant 12).
@@ -156,8 +169,13 @@ impl Oracle {
     /// A process ended, by itself with a code or killed.
     pub fn process_ended(&mut self, node: NodeId, code: Option<i32>) {
         self.quick.remove(&node);
-        let kept = matches!(code, None | Some(0)) && !self.untrusted.contains(&node);
-        self.logs.ended(node, if kept { Ended::Kept } else { Ended::Uncertain });
+        let how = match code {
+            _ if self.untrusted.contains(&node) => Ended::Uncertain,
+            None => Ended::Kept,
+            Some(0) => Ended::Settled,
+            Some(_) => Ended::Uncertain,
+        };
+        self.logs.ended(node, how);
     }
 
     /// A broker refuses its storage. That is right after damage; without any it is found when it is missed.

@@ -35,8 +35,10 @@ pub struct Marks {
 /// How the last process ended, as far as it matters to what a log must still have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// Killed or stopped: everything written is there.
+    /// Killed: everything written is there.
     Kept,
+    /// Stopped in order, with every log settled: everything is there.
+    Settled,
     /// The power failed and the disk is honest: everything synced is there.
     PowerLost,
     /// An exit on an error, or a damaged disk: nothing is certain.
@@ -149,11 +151,16 @@ impl Replica {
         let before = self.marks;
         let least = match self.ended {
             Ended::Kept if !before.fenced && !self.struck => before.end,
+            Ended::Settled if !self.struck => before.end,
             Ended::PowerLost if !before.fenced => before.synced,
             _ => 0,
         };
         if !first && marks.end < least {
-            let what = if self.ended == Ended::Kept { "its process was killed" } else { "its power failed" };
+            let what = match self.ended {
+                Ended::Kept => "its process was killed",
+                Ended::Settled => "it stopped in order",
+                Ended::PowerLost | Ended::Uncertain => "its power failed",
+            };
             let text = format!(
                 "{}: the log of b{node} ended at {} (synced to {}) when {what}, and ends at {} after recovery",
                 ledger.tp, before.end, before.synced, marks.end
@@ -225,7 +232,15 @@ impl Replica {
             }
             ledger.log_start = ledger.log_start.max(marks.start);
         }
-        self.verify(node, ledger, in_sync, now)
+        // Lost within the event: what its watermark passed before was acknowledged all the same.
+        let led = before.leads.is_some() && marks.leads.is_none();
+        let until = match (marks.leads, led) {
+            (Some(_), _) => marks.visible,
+            (None, true) => marks.high_watermark,
+            (None, false) => marks.high_watermark.min(ledger.end()),
+        };
+        let under = marks.leads.or(before.leads).unwrap_or(i32::MAX);
+        self.verify(node, under, until, ledger, in_sync, now)
     }
 
     fn positions(&self, node: NodeId, marks: &Marks, before: &Marks, ledger: &Ledger) -> Result<(), Violation> {
@@ -277,18 +292,24 @@ impl Replica {
         Err(Violation { invariant: 1, text })
     }
 
-    /// Compares what the watermark passed; a leader's watermark commits.
-    fn verify(&mut self, node: NodeId, ledger: &mut Ledger, in_sync: &InSync, now: Micros) -> Result<(), Violation> {
-        let leads = self.marks.leads.is_some();
-        let until = if leads { self.marks.visible } else { self.marks.high_watermark.min(ledger.end()) };
+    /// Compares what lies before `until`, and commits what is new there.
+    fn verify(
+        &mut self,
+        node: NodeId,
+        under: i32,
+        until: i64,
+        ledger: &mut Ledger,
+        in_sync: &InSync,
+        now: Micros,
+    ) -> Result<(), Violation> {
         while let Some((base, header)) = self.tail.range(self.verified..).next().map(|(base, header)| (*base, *header))
         {
             let next = header.next_offset().0;
             if next > until {
                 break;
             }
-            if leads && base >= ledger.end() {
-                ledger.commit(node, &header, in_sync.min >= 2, now)?;
+            if base >= ledger.end() {
+                ledger.commit(node, under, &header, in_sync.min >= 2, now)?;
             } else {
                 ledger.compare(node, &header)?;
             }
@@ -492,6 +513,8 @@ mod tests {
         for (ended, synced, left, fine) in [
             (Ended::Kept, 0, 2, true),
             (Ended::Kept, 0, 1, false),
+            (Ended::Settled, 0, 2, true),
+            (Ended::Settled, 0, 1, false),
             (Ended::PowerLost, 1, 1, true),
             (Ended::PowerLost, 2, 1, false),
             (Ended::Uncertain, 2, 0, true),
@@ -516,6 +539,16 @@ mod tests {
         log.batches[1] = batch(1, 0, "invented", None);
         let marks = log.marks(0, None);
         assert_eq!(log.see(&mut ledger, &marks, &alone()).unwrap_err().invariant, 11);
+    }
+
+    #[test]
+    fn a_watermark_that_moves_in_the_event_that_ends_a_leadership_commits() {
+        let mut ledger = ledger();
+        let mut log = leader(&mut ledger);
+        log.batches.push(batch(2, 1, "z", None));
+        let marks = log.marks(3, None);
+        log.see(&mut ledger, &marks, &alone()).unwrap();
+        assert_eq!(ledger.end(), 3);
     }
 
     #[test]

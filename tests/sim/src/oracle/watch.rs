@@ -164,16 +164,12 @@ impl Oracle {
         let tp = partition.tp();
         let stale = self.logs.is_stale(&key, node);
         let (ledger, replica) = self.logs.both(key, tp, node);
-        if marks.fenced {
+        if marks.fenced && (replica.run != run || replica.marks.fenced) {
             // Log and memory may differ from here on; nothing is promised from it.
-            if replica.run == run {
-                replica.marks.fenced = true;
-                replica.marks.leads = None;
-            }
             return Ok(());
         }
         let told = partition.0.replica().log_end().0;
-        if told != marks.end {
+        if told != marks.end && !marks.fenced {
             let text =
                 format!("{tp}: the replica on b{node} believes in log end {told}, the log ends at {}", marks.end);
             return Err(Violation { invariant: 5, text });
@@ -195,7 +191,11 @@ impl Oracle {
             return Ok(());
         }
         let read = |from, to| read_batches(host, partition, from, to, false);
-        replica.changed(node, marks, &read, ledger, &in_sync, self.now)
+        replica.changed(node, marks, &read, ledger, &in_sync, self.now)?;
+        if marks.fenced {
+            replica.marks.leads = None;
+        }
+        Ok(())
     }
 
     fn in_sync(
@@ -206,7 +206,8 @@ impl Oracle {
         key: &Key,
         marks: &Marks,
     ) -> InSync {
-        let Some(state) = partition.0.replica().committed().filter(|_| marks.leads.is_some()) else {
+        let led = self.logs.replica(key, node).is_some_and(|replica| replica.marks.leads.is_some());
+        let Some(state) = partition.0.replica().committed().filter(|_| led || marks.leads.is_some()) else {
             return InSync { told: Vec::new(), size: 0, min: 0, changed: true };
         };
         let metadata = broker.metadata().read();
