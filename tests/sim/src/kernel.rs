@@ -30,6 +30,7 @@ pub struct Timer {
 }
 
 /// What is going to happen.
+#[allow(clippy::large_enum_variant, reason = "most events are deliveries")]
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A packet arrives.
@@ -86,7 +87,7 @@ impl Streams {
     /// All four from one seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let mut root = SplitMix64::new(seed ^ 0x5eed_c1u64);
+        let mut root = SplitMix64::new(seed ^ 0x005e_edc1_u64);
         let mut next = || SplitMix64::new(root.next_u64());
         Self { schedule: next(), network: next(), disk: next(), workload: next() }
     }
@@ -168,11 +169,14 @@ impl Kernel {
     /// Puts a packet on the network that no rule stops any more.
     pub fn transmit(&mut self, from: Address, to: Address, packet: Packet) {
         let fate = self.net.fate(from, to, &packet, &mut self.streams.network);
-        for delay in fate.copies() {
-            self.after(delay, Event::Deliver { from, to, packet: packet.clone() });
-        }
-        if fate.is_lost() {
+        let Some((first, second)) = fate.delays() else {
             self.trace.lost(self.now, from, to, &packet);
+            return;
+        };
+        let again = second.map(|delay| (delay, packet.clone()));
+        self.after(first, Event::Deliver { from, to, packet });
+        if let Some((delay, packet)) = again {
+            self.after(delay, Event::Deliver { from, to, packet });
         }
     }
 }

@@ -60,15 +60,10 @@ pub struct Fate {
 }
 
 impl Fate {
-    /// Delays of the copies that arrive.
-    pub fn copies(self) -> impl Iterator<Item = Micros> {
-        self.first.into_iter().chain(self.second)
-    }
-
-    /// None arrives.
+    /// Delays of the first copy and, if there is one, of the second; `None` when it is lost.
     #[must_use]
-    pub fn is_lost(self) -> bool {
-        self.first.is_none()
+    pub fn delays(self) -> Option<(Micros, Option<Micros>)> {
+        Some((self.first?, self.second))
     }
 }
 

@@ -38,6 +38,7 @@ impl std::fmt::Display for Address {
 }
 
 /// One thing on the network.
+#[allow(clippy::large_enum_variant, reason = "the larger ones are in boxes, and a few dozen are on their way")]
 #[derive(Clone, Debug)]
 pub enum Packet {
     /// Between replicas of the quorum; needs a link. May be lost, repeated and reordered.

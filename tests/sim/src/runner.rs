@@ -123,7 +123,8 @@ pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
 }
 
 fn live(world: &mut World) -> Result<(), Violation> {
-    for (number, step) in world.plan.steps.iter().enumerate() {
+    let shape = &world.plan.shape;
+    for (number, step) in world.plan.steps.iter().enumerate().filter(|(_, step)| step.at < shape.duration) {
         world.kernel.after(step.at, Event::Fault(number));
     }
     world.run_until(world.plan.shape.duration)?;

@@ -29,7 +29,11 @@ fn who_watches_changes_nothing() {
         let plan = Plan::draw(seed, SHORT);
         let quiet = run_plan(&plan, Detail::Hash);
         let told = run_plan(&plan, Detail::Whole);
-        assert_eq!((quiet.events, quiet.simulated, quiet.hash), (told.events, told.simulated, told.hash), "seed {seed}");
+        assert_eq!(
+            (quiet.events, quiet.simulated, quiet.hash),
+            (told.events, told.simulated, told.hash),
+            "seed {seed}"
+        );
     }
 }
 

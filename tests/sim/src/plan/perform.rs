@@ -44,14 +44,16 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
     }
     match fault {
         Fault::PowerCut(nodes) if nodes.contains(&shape.victim) => {
-            if nodes.len() == 1 && !(shape.durable && !budget.is_lying()) {
+            if nodes.len() == 1 && (!shape.durable || budget.is_lying()) {
                 budget.taint();
             }
             budget.end_lie();
         }
-        Fault::Lie(_) | Fault::Misdirect(..) | Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => {
-            budget.begin_lie()
+        Fault::Misdirect(..) => {
+            budget.begin_lie();
+            budget.misplace();
         }
+        Fault::Lie(_) | Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => budget.begin_lie(),
         Fault::Spoil(..) | Fault::Wipe(_) => budget.taint(),
         Fault::Remove(node) => {
             budget.gone.insert(*node);
@@ -273,12 +275,12 @@ fn partition(world: &mut World, fault: &Fault) {
             }
         }
         Fault::Ring => {
-            // Each sees its neighbours on both sides, just as many as make a majority.
-            let reach = nodes.len() / 4 + usize::from(nodes.len() > 2);
+            // Each sees its neighbours on both sides, just as many as make a majority. Of three, one pair is parted.
+            let reach = if nodes.len() == 3 { 1 } else { (nodes.len() / 2).div_ceil(2) };
             for (i, a) in nodes.iter().enumerate() {
                 for (j, b) in nodes.iter().enumerate().skip(i + 1) {
                     let apart = (j - i).min(nodes.len() - (j - i));
-                    if apart > reach.min(nodes.len() / 2 - usize::from(nodes.len() % 2 == 0)) {
+                    if apart > reach || (nodes.len() == 3 && i == 0 && j == 2) {
                         part(world, *a, *b);
                     }
                 }

@@ -41,8 +41,8 @@ pub(super) struct Idempotent {
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) world: World,
-    /// Brokers by part.
-    pub(super) parts: BTreeMap<String, NodeId>,
+    /// Parts of brokers; of several the first counts when one is named.
+    parts: Vec<(String, NodeId)>,
     pub(super) asked: BTreeMap<String, Asked>,
     pub(super) producers: BTreeMap<String, Idempotent>,
     pub(super) topics: Vec<TopicName>,
@@ -108,7 +108,7 @@ impl Stage {
         let plan = Plan { seed: 1, shape, steps: Vec::new() };
         Self {
             world: World::new(1, detail, Oracle::new(), plan),
-            parts: BTreeMap::new(),
+            parts: Vec::new(),
             asked: BTreeMap::new(),
             producers: BTreeMap::new(),
             topics: Vec::new(),
@@ -149,6 +149,7 @@ impl Stage {
                 self.run(time)?;
                 Ok(Vec::new())
             }
+            "part" => self.cut_off(rest),
             "drop" => self.rule(rest, false),
             "hold" => self.rule(rest, true),
             "held" => Ok(self.world.kernel.rules.held().into_iter().map(|line| self.with_parts(&line)).collect()),
@@ -240,7 +241,19 @@ impl Stage {
             name => Some(self.node(name)?),
         };
         let node = node.ok_or_else(|| harness("there is none".to_owned()))?;
-        self.parts.insert(part.trim().to_owned(), node);
+        self.parts.retain(|(known, _)| known != part.trim());
+        self.parts.push((part.trim().to_owned(), node));
+        Ok(Vec::new())
+    }
+
+    /// No broker reaches this one, nor it them; clients do.
+    fn cut_off(&mut self, rest: &str) -> Answer {
+        let node = self.node(rest.trim())?;
+        let others: Vec<NodeId> = self.world.hosts.keys().copied().filter(|other| *other != node).collect();
+        for other in others {
+            self.world.cut(node, other);
+            self.world.cut(other, node);
+        }
         Ok(Vec::new())
     }
 
@@ -257,8 +270,9 @@ impl Stage {
 
     /// Anything else is a fault, done whatever the budget says: a script knows what it does.
     fn fault(&mut self, text: &str) -> Answer {
-        let words = text.split_whitespace().map(|word| match self.parts.get(word) {
-            Some(node) => format!("b{node}"),
+        let named = |word: &str| self.parts.iter().find(|(part, _)| part == word);
+        let words = text.split_whitespace().map(|word| match named(word) {
+            Some((_, node)) => format!("b{node}"),
             None => word.to_owned(),
         });
         let fault: Fault = words.collect::<Vec<_>>().join(" ").parse().map_err(harness)?;
@@ -269,12 +283,13 @@ impl Stage {
     /// The broker of a part, or `b3`.
     pub(super) fn node(&self, word: &str) -> Result<NodeId, Failure> {
         let digits = word.strip_prefix('b').and_then(|digits| digits.parse().ok()).map(NodeId);
-        self.parts.get(word).copied().or(digits).ok_or_else(|| harness(format!("{word} is no broker")))
+        let part = self.parts.iter().find(|(part, _)| part == word).map(|(_, node)| *node);
+        part.or(digits).ok_or_else(|| harness(format!("{word} is no broker")))
     }
 
     /// The part of a broker, or `b3`.
     pub(super) fn part(&self, node: NodeId) -> String {
-        let part = self.parts.iter().find(|(_, named)| **named == node);
+        let part = self.parts.iter().find(|(_, named)| *named == node);
         part.map_or_else(|| format!("b{node}"), |(part, _)| part.clone())
     }
 
@@ -310,7 +325,8 @@ impl Stage {
             survey::up(&self.world, *node).is_some_and(|broker| broker.quorum_status().role == Role::Leader)
         };
         let leaders: Vec<NodeId> = self.world.hosts.keys().filter(|node| leads(node)).copied().collect();
-        Ok(vec![format!("leading: {}", self.part_list(&leaders))])
+        let leaders = if leaders.is_empty() { "nobody".to_owned() } else { self.part_list(&leaders) };
+        Ok(vec![format!("leading: {leaders}")])
     }
 }
 

@@ -5,6 +5,7 @@ use chronik_model::Offset;
 use super::ask::LONG;
 use super::harness;
 use super::stage::{Answer, Stage, Words, duration, topic_partition};
+use crate::broker::Broker;
 use crate::kernel::Micros;
 use crate::runner::Failure;
 use crate::survey;
@@ -97,6 +98,11 @@ impl Stage {
                 let active =
                     survey::up(&self.world, leader).is_some_and(|broker| broker.metadata().read().is_active(node));
                 missing(active == (words.at(0)? == "active"), format!("active: {active}"))
+            }
+            "registered" => {
+                let node = self.node(words.at(1)?)?;
+                let registered = survey::up(&self.world, node).is_some_and(Broker::is_registered);
+                missing(registered, "its process is not registered".to_owned())
             }
             "down" | "up" => {
                 let node = self.node(words.at(1)?)?;
