@@ -36,9 +36,14 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         self.follow(action, &Bytes::new(), out)
     }
 
-    fn follow(&mut self, action: FollowerAction, records: &Bytes, out: &mut Vec<Outgoing>) -> FollowerAction {
+    fn follow(&mut self, mut action: FollowerAction, records: &Bytes, out: &mut Vec<Outgoing>) -> FollowerAction {
         let done = match action {
-            FollowerAction::Append(marks) => self.append_from_leader(marks, records),
+            FollowerAction::Append(marks) => match self.append_from_leader(marks, records) {
+                Err(LogError::UnexpectedOffset { expected, found }) if found < expected => {
+                    self.align(marks, records, found).map(|again| action = again)
+                }
+                done => done,
+            },
             FollowerAction::Truncate { to } => {
                 tracing::info!(partition = %self.tp, from = %self.log.log_end(), %to, "truncates to what the leader has");
                 self.log.truncate_to(to).map(|end| {
@@ -67,6 +72,24 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                 FollowerAction::Retry(error.code())
             }
         }
+    }
+
+    /// The leader's first batch contains our log end instead of beginning there. A log that was begun anew at the
+    /// leader's log start, which deleted records may have put within a batch, takes that batch whole, as the leader has
+    /// it (Kafka's UnexpectedAppendOffsetException). A log with records ends within a batch of the leader only if its
+    /// tail is not what it was, after a disk that lied: it is cut there and fetched again.
+    fn align(&mut self, marks: LeaderMarks, records: &Bytes, found: Offset) -> Result<FollowerAction, LogError> {
+        let (start, end) = (self.log.log_start(), self.log.log_end());
+        if start == end {
+            self.log.truncate_fully_and_start_at(found)?;
+            self.replica.on_truncated(found, found, None);
+            self.append_from_leader(marks, records)?;
+            return Ok(FollowerAction::Append(marks));
+        }
+        tracing::warn!(partition = %self.tp, from = %end, to = %found, "its end is not the leader's: cut, to be fetched again");
+        let to = self.log.truncate_to(found)?;
+        self.replica.on_truncated(self.log.log_start(), to, self.log.latest_epoch());
+        Ok(FollowerAction::Truncate { to })
     }
 
     fn append_from_leader(&mut self, marks: LeaderMarks, records: &Bytes) -> Result<(), LogError> {
