@@ -1,8 +1,27 @@
 #!/usr/bin/env bash
-# `make test`: style, unit and story tests, then real processes with real clients. Prints what takes the time.
+# `make test`: style, unit and story tests, the simulator, fuzzing, and real processes with real clients. Prints what takes
+# the time. What measures nothing runs beside each other: the soak mostly waits, the simulator takes one core.
 . "$(dirname "$0")/lib.sh"
 cd "$TOP"
 begin=$SECONDS
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+# `beside NAME COMMAND...` starts it with its output in a file; `joined NAME` waits for it and shows the output.
+declare -A running=()
+beside() {
+    local name=$1
+    shift
+    stage "$name" "$@" >"$logs/${name// /-}" 2>&1 &
+    running[$name]=$!
+}
+joined() {
+    local code=0
+    wait "${running[$1]}" || code=$?
+    cat "$logs/${1// /-}"
+    return "$code"
+}
+
 # Clients and tools download while the compiler works.
 "$TOP/tests/tools/setup-e2e.sh" >"$CHRONIK_CACHE/setup-e2e.log" 2>&1 &
 setup=$!
@@ -11,6 +30,16 @@ stage "house rules" tests/tools/tidy.sh
 stage "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 stage "unit and story tests" cargo test --workspace --locked --quiet
 stage "release build" cargo build --release --locked --quiet -p chronik-broker -p chronik-operator
+stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim
+stage "fuzz build" tests/tools/fuzz.sh --build
 stage "clients and tools" wait "$setup" || { cat "$CHRONIK_CACHE/setup-e2e.log"; exit 1; }
 stage "end-to-end tests" tests/tools/e2e.sh
-echo "==> all done in $((SECONDS - begin)) s"
+beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}"
+beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
+failed=0
+joined "simulator" || failed=1
+stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
+echo "==> soak goes on"
+joined "soak" || failed=1
+[ "$failed" = 0 ] && echo "==> all done in $((SECONDS - begin)) s"
+exit "$failed"
