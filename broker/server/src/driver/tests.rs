@@ -12,6 +12,7 @@ use chronik_core::controller::{
 };
 use chronik_log::disk::{Disk, MemDisk};
 use chronik_model::{BrokerEpoch, ClusterId, ErrorCode, NodeId, RaftIndex, TopicId, Uuid};
+use chronik_node::quorum::restore;
 use tokio::net::TcpListener;
 
 use super::contact::Answered;
@@ -19,7 +20,7 @@ use super::control::Control;
 use super::heartbeat::{Lifecycle, OfflineCheck, Registration};
 use super::inbox::{Inbox, Input};
 use super::meta_client::Meta;
-use super::raft_thread::{RaftThread, decode_image};
+use super::raft_thread::RaftThread;
 use super::{Leadership, Shared, clock, join};
 use crate::peer::control::ControlClient;
 use crate::peer::directory::{Origin, PeerAddress, PeerDirectory};
@@ -80,6 +81,7 @@ impl Cluster {
             max_snapshot_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(2),
+            unacknowledged: Duration::from_secs(2),
             backoff: (Duration::from_millis(50), Duration::from_millis(300)),
         };
         let parts = Parts {
@@ -102,10 +104,7 @@ impl Cluster {
         let start = if founder { Start::Bootstrap { voters: self.voters.clone() } } else { Start::Join };
         let config = Config { seed: u64::from(self.runs), incarnation: u64::from(self.runs), ..Config::new(node) };
         let (replica, recovered) = Replica::open(config, disk, "raft", &start, clock::mono_ms()).unwrap();
-        if let Some(image) = recovered.image {
-            *shared.state.write() = decode_image(&image.data).unwrap();
-            shared.applied.send_replace(image.index);
-        }
+        shared.applied.send_replace(restore(&recovered, &shared.state).unwrap());
         let liveness = Liveness::new(LivenessConfig::default());
         let runner = RaftThread::new(replica, Arc::clone(&shared), transport.clone(), inputs, liveness);
         let thread = std::thread::spawn(move || runner.run());

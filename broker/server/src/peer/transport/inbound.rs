@@ -21,6 +21,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::connect;
 use super::greeting::{self, Greeting, RefusedGreeting};
 use super::status::{Counters, InboundStatus, type_name};
 use super::{Inner, PeerEvent, Transport, node_of};
@@ -63,6 +64,7 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let inner = Arc::clone(&transport.inner);
     let limit = inner.config.max_frame_bytes;
+    connect::give_up_after(&listener, inner.config.unacknowledged);
     let mut closing = inner.closing.subscribe();
     let service = PeerServer::new(Service { transport, control })
         .max_decoding_message_size(limit)

@@ -1,8 +1,8 @@
 //! The way to one peer: a task that connects, greets, and moves messages from the queue to the stream, in order.
 //!
 //! Life: connect -> greeting accepted -> connected: the queue is open -> the stream ends -> everything still queued is
-//! dropped -> one attempt at once -> attempts with growing jittered pauses, cut short when discovery changes the
-//! address or the peer greets us. While not connected, sends are refused at once, so nothing stale is ever delivered.
+//! dropped -> one attempt at once -> attempts that begin at growing jittered distances, cut short when discovery changes
+//! the address or the peer greets us. While not connected, sends are refused at once, so nothing stale is ever delivered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -153,11 +153,14 @@ impl Link {
         let mut attempt = 0_u32;
         let mut short_lived = 0_u32;
         loop {
+            let begun = Instant::now();
             let ended = tokio::select! {
                 ended = self.once(inner, &mut messages) => ended,
                 _ = closing.wait_for(|closing| *closing) => return,
             };
             self.down(&mut messages);
+            // An attempt that got no answer was a pause itself; what a connection lived was none.
+            let spent = if ended.is_err() { begun.elapsed() } else { Duration::ZERO };
             match ended {
                 Ok(reason) => {
                     tracing::info!(peer = %self.peer, %reason, "stream to the peer ended");
@@ -178,7 +181,7 @@ impl Link {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause(inner.config.backoff, attempt)) => {}
+                () = tokio::time::sleep(rest(pause(inner.config.backoff, attempt), inner.config.backoff.0, spent)) => {}
                 () = self.kicked_after(inner.config.backoff.0) => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }
@@ -409,6 +412,11 @@ fn pause((least, most): (Duration, Duration), attempt: u32) -> Duration {
     full.mul_f64(rand::rng().random_range(0.5..=1.0)).max(least)
 }
 
+/// What is left of a pause after `spent` of it, but never less than `least`.
+fn rest(pause: Duration, least: Duration, spent: Duration) -> Duration {
+    pause.saturating_sub(spent).max(least)
+}
+
 fn kind(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Unregistered(_) => "unregistered",
@@ -424,5 +432,18 @@ fn kind(error: &ConnectError) -> &'static str {
             refusal::Reason::VotersDiffer => "voters_differ",
             refusal::Reason::Protocol | refusal::Reason::Unspecified => "protocol",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_an_attempt_took_is_part_of_the_pause_after_it() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(800), ms(50), ms(0)), ms(800));
+        assert_eq!(rest(ms(800), ms(50), ms(300)), ms(500));
+        assert_eq!(rest(ms(800), ms(50), ms(1000)), ms(50));
     }
 }

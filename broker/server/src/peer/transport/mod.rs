@@ -53,6 +53,8 @@ pub struct TransportConfig {
     pub connect_timeout: Duration,
     /// HTTP/2 keepalive interval.
     pub keepalive: Duration,
+    /// A connection breaks when what was sent over it is not acknowledged for so long.
+    pub unacknowledged: Duration,
     /// Bounds of the pause between two attempts to connect.
     pub backoff: (Duration, Duration),
 }
@@ -68,6 +70,9 @@ impl TransportConfig {
             max_snapshot_bytes: 512 << 20,
             connect_timeout: Duration::from_millis(raft.connect_timeout_ms),
             keepalive: Duration::from_millis(raft.keepalive_ms),
+            // By then a leader that is not heard has been replaced. A process that stands still does not look like this
+            // before its buffers are full: the system acknowledges for it.
+            unacknowledged: Duration::from_millis((2 * raft.tick_ms * raft.election_tick as u64).max(1000)),
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
         }
     }

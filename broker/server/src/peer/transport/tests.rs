@@ -91,6 +91,7 @@ impl Plan {
             max_snapshot_bytes: 1 << 20,
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(2),
+            unacknowledged: Duration::from_secs(2),
             backoff: (Duration::from_millis(20), Duration::from_millis(100)),
         };
         let identity = Identity {
