@@ -1,13 +1,16 @@
 //! Whether what this broker knows of the cluster can be believed: when the controller last answered it, and with what.
 //!
 //! A broker that was cut off knows nothing wrong but much that is old, and raft tells it of a leader again before it has
-//! caught up. So contact is lost with every change of the leader and with every heartbeat that fails, and it is good again
-//! only once the leader has answered a heartbeat and this broker has applied what the leader had applied by then.
-//! `heartbeat` and the Raft thread write it, [`super::Shared::ready`] reads it.
+//! caught up. So contact is lost with every change of the leader, with the connection to it, and when it answers that it
+//! does not lead; and it is good again only once the leader has answered a heartbeat and this broker has applied what the
+//! leader had applied by then. `heartbeat` and the Raft thread write it, [`super::Shared::ready`] reads it.
+//!
+//! A leader that is merely slow, as one whose disk stalls for a moment, keeps all brokers waiting at once. If each of them
+//! were unready, there would be none: silence loses contact only when the session has expired in it.
 //!
 //! What never happens: an answer of an earlier leader counts as contact with the present one.
 
-use chronik_model::RaftIndex;
+use chronik_model::{NodeId, RaftIndex};
 use chronik_node::quorum::Reign;
 use parking_lot::Mutex;
 
@@ -69,7 +72,15 @@ impl Contact {
         }
     }
 
-    /// A heartbeat was not answered, or not by a leader that knows this broker.
+    /// The connection to `peer` broke.
+    pub fn disconnected(&self, peer: NodeId, now_ms: u64) {
+        let mut state = self.state.lock();
+        if state.reign.is_some_and(|(leader, _)| leader == peer) {
+            state.lose(now_ms);
+        }
+    }
+
+    /// A heartbeat could not be sent, or was not answered by a leader that knows this broker.
     pub fn lost(&self, now_ms: u64) {
         self.state.lock().lose(now_ms);
     }
@@ -116,8 +127,6 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
-    use chronik_model::NodeId;
-
     use super::*;
 
     const LEADER: Reign = (NodeId(2), 7);
@@ -145,17 +154,20 @@ mod tests {
     }
 
     #[test]
-    fn contact_is_lost_with_the_leader_with_a_failed_heartbeat_and_with_time() {
+    fn contact_is_lost_with_the_leader_its_connection_a_failed_heartbeat_and_with_time() {
         let contact = Contact::default();
         contact.led_by(Some(LEADER), 0);
         for (number, lose) in [
             (1, (|contact| contact.led_by(None, 100)) as fn(&Contact)),
             (2, |contact| contact.led_by(Some((NodeId(3), 8)), 100)),
             (3, |contact| contact.lost(100)),
+            (4, |contact| contact.disconnected(NodeId(2), 100)),
         ] {
             contact.led_by(Some(LEADER), 0);
             contact.answered(LEADER, answer(50, 9));
             assert_eq!(check(&contact, 60, 9), "");
+            contact.disconnected(NodeId(1), 90);
+            assert_eq!(check(&contact, 95, 9), "", "it is another's connection");
             lose(&contact);
             assert_eq!(check(&contact, 150, 9), "no contact with the controller for 50 ms", "{number}");
             contact.lost(140);

@@ -14,10 +14,11 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::clock::{mono_ms, wall_ms};
-use super::contact::Answered;
+use super::contact::{Answered, Contact};
 use super::inbox::Input;
 use super::meta_client::Meta;
 use crate::config::LifecycleConfig;
+use crate::peer::control::ControlError;
 use crate::peer::proto::{self, heartbeat_reply};
 use crate::replication::meta::ProposeError;
 
@@ -86,7 +87,7 @@ impl std::fmt::Debug for Lifecycle {
 
 /// What the leader said.
 enum Answer {
-    /// `applied`: what it had applied, if it certainly still led.
+    /// `applied`: what it had applied, if it certainly still led; it may not know yet.
     Ok {
         fenced: bool,
         may_shut_down: bool,
@@ -97,6 +98,9 @@ enum Answer {
         address: String,
         other_process: bool,
     },
+    /// None in time; it may only be slow.
+    Silence,
+    /// Nobody that leads could be asked.
     Nothing,
 }
 
@@ -104,6 +108,20 @@ enum Answer {
 /// could be eager for ever.
 fn is_expected(fenced: bool, offline: bool, waits_to_stop: bool) -> bool {
     (fenced && !offline) || waits_to_stop
+}
+
+/// What the answer to a heartbeat means for the contact with the leader that was asked. `sent`: when, and how long a
+/// session lasts from then.
+fn note_contact(contact: &Contact, asked: Option<Reign>, sent: (u64, u64), answer: &Answer) {
+    let (sent_ms, session_ms) = sent;
+    match (answer, asked) {
+        (&Answer::Ok { fenced, applied: Some(applied), .. }, Some(asked)) => {
+            contact.answered(asked, Answered { sent_ms, session_ms, fenced, applied });
+        }
+        // The session, as it runs out, will tell.
+        (Answer::Silence | Answer::Ok { fenced: false, .. }, Some(_)) => {}
+        _ => contact.lost(mono_ms()),
+    }
 }
 
 impl Lifecycle {
@@ -195,7 +213,8 @@ impl Lifecycle {
                 _ = leadership.wait_for(|l| l.reign() != reign) => continue,
                 _ = wants_shutdown.wait_for(|wants| *wants != leaving) => continue,
             };
-            self.note_contact(reign, sent_ms, &answer);
+            let session_ms = self.config.session_timeout_ms;
+            note_contact(&self.shared().contact, reign, (sent_ms, session_ms), &answer);
             match answer {
                 Answer::Ok { fenced, may_shut_down, .. } => {
                     kept_out = fenced;
@@ -219,7 +238,7 @@ impl Lifecycle {
                     }
                     continue;
                 }
-                Answer::Nothing => pause = pause.min(EAGER * 2),
+                Answer::Silence | Answer::Nothing => pause = pause.min(EAGER * 2),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -228,17 +247,6 @@ impl Lifecycle {
                 () = self.somebody_waits_for_us(&mut told) => {}
                 () = self.let_in(), if kept_out => {}
             }
-        }
-    }
-
-    fn note_contact(&self, asked: Option<Reign>, sent_ms: u64, answer: &Answer) {
-        let contact = &self.shared().contact;
-        match (answer, asked) {
-            (&Answer::Ok { fenced, applied: Some(applied), .. }, Some(asked)) => {
-                let session_ms = self.config.session_timeout_ms;
-                contact.answered(asked, Answered { sent_ms, session_ms, fenced, applied });
-            }
-            _ => contact.lost(mono_ms()),
         }
     }
 
@@ -287,8 +295,9 @@ impl Lifecycle {
         let (node, broker_epoch, applied) = (shared.node, shared.broker_epoch(), *shared.applied.borrow());
         if leader == node {
             let heartbeat = Heartbeat { node, broker_epoch, applied, wants_shutdown: leaving, offline_dirs };
+            // An inbox that is full belongs to a thread that is slow.
             let Ok(answer) = self.meta.inbox().ask(|reply| Input::Heartbeat(heartbeat, reply)) else {
-                return Answer::Nothing;
+                return Answer::Silence;
             };
             return match answer.await {
                 Ok(Some(reply)) if reply.stale_epoch => self.stale_here(),
@@ -319,10 +328,12 @@ impl Lifecycle {
                 let other_process = stale.incarnation.len() == 16 && stale.incarnation[..] != shared.incarnation.0;
                 Answer::Stale { epoch: BrokerEpoch(stale.current_epoch), address: stale.address, other_process }
             }
+            // It leads, and its inbox is full.
+            Ok(Some(heartbeat_reply::Outcome::NotLeader(other))) if other.leader == leader.0 => Answer::Silence,
             Ok(Some(heartbeat_reply::Outcome::NotLeader(_)) | None) => Answer::Nothing,
             Err(error) => {
                 tracing::debug!(%leader, %error, "heartbeat not answered");
-                Answer::Nothing
+                if matches!(error, ControlError::Timeout(_)) { Answer::Silence } else { Answer::Nothing }
             }
         }
     }
@@ -393,6 +404,29 @@ impl Lifecycle {
             }
             Ok(Err(error)) => tracing::info!(%error, "leadership of the metadata quorum is not handed over"),
             Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_slow_is_lost_with_its_session_and_one_that_says_no_at_once() {
+        const REIGN: Reign = (NodeId(2), 7);
+        let begin = mono_ms();
+        let ok = |applied| Answer::Ok { fenced: false, may_shut_down: false, applied };
+        let stale = Answer::Stale { epoch: BrokerEpoch(3), address: String::new(), other_process: false };
+        // Without an index: the leader itself, to whom a majority did not confirm in time that it leads.
+        for (answer, lost) in [(Answer::Silence, false), (ok(None), false), (Answer::Nothing, true), (stale, true)] {
+            let contact = Contact::default();
+            contact.led_by(Some(REIGN), begin);
+            note_contact(&contact, Some(REIGN), (begin, 3000), &ok(Some(RaftIndex(9))));
+            assert_eq!(contact.check(begin + 1500, RaftIndex(9)), Ok(()));
+            note_contact(&contact, Some(REIGN), (begin + 1000, 3000), &answer);
+            assert_eq!(contact.check(begin + 2500, RaftIndex(9)).is_err(), lost);
+            assert!(contact.check(begin + 3001, RaftIndex(9)).is_err());
         }
     }
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use chronik_consensus::Replica;
 use chronik_core::controller::Liveness;
 use chronik_log::disk::Disk;
-pub use chronik_node::quorum::decode_image;
 use chronik_node::quorum::{self, Now, Parts, Quorum};
 
 use super::Shared;
@@ -135,6 +134,7 @@ impl<D: Disk + Clone> RaftThread<D> {
             }
             PeerEvent::Lost(peer) => {
                 shared.lost.lock().entry(peer).or_insert_with(mono_ms);
+                shared.contact.disconnected(peer, mono_ms());
                 Some(quorum::Input::PeerLost(peer))
             }
             // A refusal by an address that never worked may be a wrong address: it says nothing about the process.

@@ -22,6 +22,7 @@ use chronik_consensus::{OpenError, Replica, Start};
 use chronik_core::controller::{Endpoint, Endpoints, Liveness, LivenessConfig};
 use chronik_log::{LogDirState, LogError};
 use chronik_model::{BrokerEpoch, ClusterId, Uuid};
+use chronik_node::quorum::restore;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -32,7 +33,7 @@ use crate::driver::control::Control;
 use crate::driver::heartbeat::{Fatal, Lifecycle, Registration};
 use crate::driver::inbox::{Inbox, Input, Inputs};
 use crate::driver::meta_client::Meta;
-use crate::driver::raft_thread::{RaftThread, decode_image};
+use crate::driver::raft_thread::RaftThread;
 use crate::driver::{Shared, clock, join};
 use crate::peer::control::ControlClient;
 use crate::peer::directory::{Origin, PeerAddress, PeerDirectory};
@@ -334,10 +335,7 @@ impl Broker {
         let opening =
             tokio::task::spawn_blocking(move || Replica::open(settings, disk, "raft", &start, clock::mono_ms()));
         let (replica, recovered) = opening.await.map_err(|error| RunError::System(error.to_string()))??;
-        if let Some(image) = recovered.image {
-            *self.shared.state.write() = decode_image(&image.data).map_err(RunError::Image)?;
-            self.shared.applied.send_replace(image.index);
-        }
+        self.shared.applied.send_replace(restore(&recovered, &self.shared.state).map_err(RunError::Image)?);
         self.trace.detail(format!(
             "term {}, voters {:?}",
             recovered.term,
