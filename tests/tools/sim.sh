@@ -18,8 +18,10 @@ done
 SIM=$TOP/tests/sim
 
 if [ "$mode" = mutants ]; then
-    cargo build --profile sim --locked --quiet -p chronik-sim --features mutants --target-dir "$CARGO_TARGET_DIR/mutants"
-    exec "$CARGO_TARGET_DIR/mutants/sim/chronik-sim" mutants --scenarios "$SIM/scenarios" "$@"
+    cargo build --profile sim --locked --quiet -p chronik-sim --features mutants
+    # Under another name: the next build without mutants takes the first.
+    cp "$CARGO_TARGET_DIR/sim/chronik-sim" "$CARGO_TARGET_DIR/sim/chronik-sim-mutants"
+    exec "$CARGO_TARGET_DIR/sim/chronik-sim-mutants" mutants --scenarios "$SIM/scenarios" "$@"
 fi
 cargo build --profile sim --locked --quiet -p chronik-sim
 BIN=$CARGO_TARGET_DIR/sim/chronik-sim
