@@ -240,8 +240,20 @@ pub struct Replication {
     pub fetchers: Vec<Fetcher>,
     /// Groups this broker coordinates.
     pub groups: u64,
+    /// Partitions of the groups' topic that this broker leads and cannot load.
+    pub unloaded_groups: Vec<UnloadedGroups>,
     /// Client connections.
     pub connections: u64,
+}
+
+/// A partition of the groups' topic whose records cannot be read; the groups in it are not served.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnloadedGroups {
+    /// Its index.
+    pub partition: i32,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// One fetcher.

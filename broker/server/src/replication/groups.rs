@@ -9,8 +9,8 @@
 //! an old leader epoch appends under a new one.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ struct Shard {
     epoch: LeaderEpoch,
     state: Mutex<State>,
     ended: AtomicBool,
+    /// Why it cannot be loaded, if so.
+    failed: OnceLock<String>,
     /// Woken by a new append, an earlier deadline, or the end.
     changed: Notify,
     /// When the task looks at the clock next.
@@ -163,6 +165,7 @@ impl Groups {
                         appends: VecDeque::new(),
                     }),
                     ended: AtomicBool::new(false),
+                    failed: OnceLock::new(),
                     changed: Notify::new(),
                     sleeps_until: AtomicU64::new(0),
                 });
@@ -200,6 +203,7 @@ impl Groups {
                     partition: shard.partition.tp.partition.0,
                     leader_epoch: shard.epoch.0,
                     loading: group.is_loading(),
+                    failed: shard.failed.get().cloned(),
                     groups: group.coordinator().list_groups(&ListGroupsRequest::default()).groups.len(),
                 }
             })
@@ -236,14 +240,19 @@ impl Shard {
     }
 
     /// Replays the partition into the coordinator. Runs on the blocking pool.
-    fn load(&self) -> Result<u64, ErrorCode> {
+    fn load(&self) -> Result<u64, String> {
         let mut loader = Loader::new(self.partition.log_start(), self.partition.log_end());
         let mut count = 0;
         while let Some((from, end)) = loader.wanted()
             && !self.ended.load(Ordering::Acquire)
         {
-            let records = self.partition.read_log(from, LOAD_CHUNK, end)?;
-            loader.take(&records, |batch| count += self.state.lock().group.replay(batch))?;
+            let read = self.partition.read_log(from, LOAD_CHUNK, end);
+            let taken =
+                read.and_then(|records| loader.take(&records, |batch| count += self.state.lock().group.replay(batch)));
+            taken.map_err(|error| {
+                let at = loader.wanted().map_or(from, |(at, _)| at);
+                format!("the batch at offset {at} cannot be read: {}", error.text())
+            })?;
         }
         Ok(count)
     }
@@ -257,12 +266,10 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
             tracing::info!(partition = %shard.partition.tp, epoch = %shard.epoch, records, "groups loaded");
         }
         // Serving without part of the offsets would make consumers start over: stay "loading", for people to see.
-        Ok(Err(error)) => {
-            tracing::error!(partition = %shard.partition.tp, %error, "groups cannot be loaded");
-            return;
-        }
-        Err(error) => {
-            tracing::error!(partition = %shard.partition.tp, %error, "groups cannot be loaded");
+        failed => {
+            let problem = failed.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default();
+            tracing::error!(partition = %shard.partition.tp, problem, "groups cannot be loaded");
+            let _first = shard.failed.set(problem);
             return;
         }
     }

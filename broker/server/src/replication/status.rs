@@ -51,6 +51,7 @@ pub struct GroupShardStatus {
     pub partition: i32,
     pub leader_epoch: i32,
     pub loading: bool,
+    pub failed: Option<String>,
     pub groups: usize,
 }
 

@@ -228,6 +228,9 @@ impl BrokerView {
         numbers.bytes_out = snapshot.bytes_out;
         numbers.replication_bytes_in = snapshot.replicated_in;
         numbers.groups = snapshot.groups.iter().map(|shard| shard.groups as u64).sum();
+        let unloaded = snapshot.groups.into_iter().filter_map(|shard| Some((shard.partition, shard.failed?)));
+        numbers.unloaded_groups =
+            unloaded.map(|(partition, reason)| page::UnloadedGroups { partition, reason }).collect();
         numbers.connections = plane.net.snapshot().open;
         numbers.fetchers = snapshot
             .fetchers

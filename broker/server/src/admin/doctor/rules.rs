@@ -17,7 +17,13 @@ const STUCK_MS: u64 = 2000;
 pub(super) fn may_pass(id: &str) -> bool {
     !matches!(
         id,
-        "peer_unregistered" | "dns_name_missing" | "clock_skew" | "disk_full" | "log_dir_offline" | "raft_failed"
+        "peer_unregistered"
+            | "dns_name_missing"
+            | "clock_skew"
+            | "disk_full"
+            | "log_dir_offline"
+            | "raft_failed"
+            | "groups_not_loaded"
     )
 }
 
@@ -36,6 +42,7 @@ pub(super) fn diagnose(facts: &Facts, before: Option<&Facts>) -> Vec<Finding> {
     commit(facts, before, &mut findings);
     clocks(facts, &mut findings);
     disks(facts, &mut findings);
+    groups(facts, &mut findings);
     registration(facts, &mut findings);
     partitions(facts, &mut findings);
     findings
@@ -320,6 +327,26 @@ fn disks(facts: &Facts, findings: &mut Vec<Finding>) {
                     dir.state
                 ),
                 format!("Free space or grow the disk (storage.size), then restart broker {}.", status.node_id),
+            ));
+        }
+    }
+}
+
+fn groups(facts: &Facts, findings: &mut Vec<Finding>) {
+    for status in facts.statuses() {
+        let node = status.node_id;
+        for lost in &status.replication.unloaded_groups {
+            findings.push(finding(
+                "groups_not_loaded",
+                node,
+                None,
+                format!(
+                    "Broker {node} leads __consumer_offsets-{} and cannot load the consumer groups in it, which wait: {}.",
+                    lost.partition, lost.reason
+                ),
+                format!(
+                    "Stop broker {node}, so that a replica with a whole copy leads; then check its disk, and start it on an empty data directory when the partition has another in-sync replica."
+                ),
             ));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::rules::diagnose;
 use super::{Facts, Finding};
-use crate::admin::status::{Broker, Peer, PeerAnswer, ProbeFailure, Progress, Status};
+use crate::admin::status::{Broker, Peer, PeerAnswer, ProbeFailure, Progress, Status, UnloadedGroups};
 
 fn healthy(node: i32) -> Status {
     let mut status = Status { node_id: node, state: "ready".into(), ..Status::default() };
@@ -167,6 +167,12 @@ fn clocks_disks_and_fenced_brokers_are_named() {
     assert_eq!(found(&full), one("disk_full", 3, None));
     change(&mut full, 3, |s| s.log_dir.reason = Some("Input/output error".into()));
     assert_eq!(found(&full), one("log_dir_offline", 3, None));
+
+    let mut damaged = facts();
+    let lost = UnloadedGroups { partition: 7, reason: "rot".into() };
+    change(&mut damaged, 2, |s| s.replication.unloaded_groups = vec![lost.clone()]);
+    assert_eq!(found(&damaged), one("groups_not_loaded", 2, None));
+    assert!(diagnose(&damaged, None)[0].what.contains("__consumer_offsets-7"));
 
     let mut fenced = facts();
     change(&mut fenced, 1, |s| s.brokers[1].fenced = true);

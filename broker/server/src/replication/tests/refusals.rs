@@ -8,12 +8,12 @@ use chronik_core::controller::{
     Command, CommandResult, CreateTopic, DeleteTopic, Envelope, FenceBroker, ProposalId, UnregisterBroker,
 };
 use chronik_model::batch::{BatchBuilder, BatchError, Compression, HEADER_BYTES, crc_matches};
-use chronik_model::{ErrorCode, IncarnationId, NodeId, RaftIndex, TopicId};
+use chronik_model::{ErrorCode, IncarnationId, NodeId, RaftIndex, TopicId, TopicPartition};
 use chronik_wire::compression::compress;
 use chronik_wire::messages as m;
 
-use super::cluster::{Broker, Quorum};
-use crate::replication::{Durability, OFFSETS_TOPIC};
+use super::cluster::{Broker, Quorum, eventually};
+use crate::replication::{Durability, Groups, OFFSETS_TOPIC};
 
 fn batch() -> Bytes {
     let mut batch = BatchBuilder::new(crate::replication::wall_ms());
@@ -148,6 +148,50 @@ async fn a_fetch_does_not_wait_for_more_bytes_than_its_answer_may_hold() {
     let answer = broker.call(12, &fetch).await.responses.remove(0).partitions.remove(0);
     assert!(!answer.records.unwrap().is_empty());
     assert!(started.elapsed() < Duration::from_secs(10), "it waited in vain");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_whose_records_are_damaged_are_not_served_and_the_reason_is_shown() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
+    broker.create("t", 1, 1).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(broker.call(3, &find).await.error_code, 0);
+    let partition = m::offset_commit::OffsetCommitRequestPartition { committed_offset: 42, ..Default::default() };
+    let commit = m::offset_commit::OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![m::offset_commit::OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![partition],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let committed = async || broker.call(8, &commit).await.topics[0].partitions[0].error_code;
+    while committed().await == ErrorCode::CoordinatorLoadInProgress.code() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let tp = TopicPartition::new(OFFSETS_TOPIC, 0);
+    let partition = broker.manager.partition(&tp).unwrap();
+    let load = |groups: &Arc<Groups>| {
+        groups.on_role(&partition);
+        groups.status().remove(0)
+    };
+    let whole = Groups::new(&broker.manager);
+    load(&whole);
+    eventually("loaded", || !whole.status()[0].loading).await;
+    assert_eq!((whole.status()[0].groups, &whole.status()[0].failed), (1, &None));
+
+    let log = broker.dir.path().join("data/__consumer_offsets-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let damaged = Groups::new(&broker.manager);
+    load(&damaged);
+    eventually("given up", || damaged.status()[0].failed.is_some()).await;
+    let status = damaged.status().remove(0);
+    assert!(status.loading && status.failed.unwrap().contains("the batch at offset"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
