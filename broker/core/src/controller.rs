@@ -37,7 +37,7 @@ pub use command::{
     AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
     ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders, ElectionType, Endpoint,
     Endpoints, Envelope, FenceBroker, IsrMember, NoOp, OfflineDirs, PRODUCER_ID_BLOCK, PartitionRef, ProposalId,
-    RegisterBroker, UnfenceBroker, UnregisterBroker,
+    RegisterBroker, ReportLog, UnfenceBroker, UnregisterBroker,
 };
 pub use config::{
     ConfigDef, ConfigKind, ConfigSource, ConfigValue, ConfigView, TopicConfig, broker_configs, config_def,

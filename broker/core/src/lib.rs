@@ -13,4 +13,4 @@ pub mod group;
 pub mod partition;
 mod partition_state;
 
-pub use partition_state::{LeaderRecovery, PartitionState};
+pub use partition_state::{LeaderRecovery, LogReport, PartitionState};

@@ -36,7 +36,7 @@ use isr::Leadership;
 pub use types::{
     ALTER_PARTITION_RETRY_MS, AckState, BrokenInvariant, BrokerStatus, ConsumerFetch, DEFAULT_REPLICA_LAG_TIME_MAX_MS,
     Effect, EpochEnd, FetchDecision, FetchReply, FollowerAction, FollowerFetch, FollowerProgress, FollowerRequest,
-    IsrMember, IsrProposal, LeaderMarks, LogFacts, ReplicaConfig,
+    IsrMember, IsrProposal, LeaderMarks, LogClaim, LogFacts, REPORT_RETRY_MS, ReplicaConfig,
 };
 
 /// What this broker is for the partition.
@@ -66,6 +66,8 @@ pub struct PartitionReplica {
     latest_epoch: Option<LeaderEpoch>,
     io_fenced: bool,
     next_attempt: u64,
+    /// When to tell the controller again how far the log goes, if it still asks.
+    report_at_ms: u64,
 }
 
 impl PartitionReplica {
@@ -89,6 +91,7 @@ impl PartitionReplica {
             latest_epoch: log.latest_epoch,
             io_fenced: false,
             next_attempt: 0,
+            report_at_ms: 0,
         }
     }
 
@@ -134,9 +137,35 @@ impl PartitionReplica {
                     Vec::new()
                 }
             }
-            None if new_leadership || self.role != Role::Idle => self.become_idle(Effect::NoLeader),
-            None => Vec::new(),
+            None => {
+                let mut effects = Vec::new();
+                if new_leadership || self.role != Role::Idle {
+                    effects = self.become_idle(Effect::NoLeader);
+                    self.report_at_ms = now_ms;
+                }
+                effects.extend(self.report_log(now_ms));
+                effects
+            }
         }
+    }
+
+    /// Tells how far the log goes when that may decide who leads and the controller does not know it yet. The role is
+    /// idle by then, so that the log stands still until somebody leads.
+    fn report_log(&mut self, now_ms: u64) -> Option<Effect> {
+        let state = self.committed.as_ref()?;
+        let known = state.report_of(self.me).is_some_and(|report| report.broker_epoch == self.broker_epoch);
+        let asked = state.awaits_reports() && state.last_known_elr.contains(&self.me) && self.role == Role::Idle;
+        let may = !self.io_fenced && self.broker_epoch != BrokerEpoch::NONE && self.report_at_ms <= now_ms;
+        if known || !asked || !may {
+            return None;
+        }
+        self.report_at_ms = now_ms + REPORT_RETRY_MS;
+        Some(Effect::ReportLog(LogClaim {
+            node: self.me,
+            broker_epoch: self.broker_epoch,
+            leader_epoch: state.leader_epoch,
+            log_end: self.log_end,
+        }))
     }
 
     /// Takes a changed view of the brokers over, when no partition state changed with it: a broker was fenced or

@@ -1,6 +1,6 @@
 //! The committed state of one partition, as the metadata log holds it and as replicas act on it.
 
-use chronik_model::{LeaderEpoch, NodeId, PartitionEpoch};
+use chronik_model::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch};
 
 /// Whether the leader was elected from the in-sync set or has to be taken as it is (KIP-704).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -12,6 +12,19 @@ pub enum LeaderRecovery {
     Recovering,
 }
 
+/// Where the log of a replica ended, as it told the controller while the partition had no leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogReport {
+    /// The replica.
+    pub node: NodeId,
+    /// The registration under which it told so; another one may have another log.
+    pub broker_epoch: BrokerEpoch,
+    /// Epoch of its last record; [`LeaderEpoch::NONE`] without any.
+    pub last_epoch: LeaderEpoch,
+    /// Offset after its last record.
+    pub log_end: Offset,
+}
+
 /// Committed state of one partition. A change of `leader_epoch` always changes `partition_epoch`; not the reverse.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionState {
@@ -21,8 +34,11 @@ pub struct PartitionState {
     pub isr: Vec<NodeId>,
     /// Eligible leader replicas: out of sync, but holding every acknowledged record (KIP-966).
     pub elr: Vec<NodeId>,
-    /// The last leader known when both sets above became empty (KIP-966).
-    pub last_known_leader: Option<NodeId>,
+    /// Those who left both sets above only because they restarted uncleanly, since the high watermark could last move
+    /// (KIP-966). Each of them holds every acknowledged record unless its own disk lost some.
+    pub last_known_elr: Vec<NodeId>,
+    /// What members of `last_known_elr` told of their logs; only while there is no leader.
+    pub reports: Vec<LogReport>,
     /// The leader, if there is one.
     pub leader: Option<NodeId>,
     /// Number of the leadership.
@@ -35,4 +51,19 @@ pub struct PartitionState {
     pub adding: Vec<NodeId>,
     /// Replicas being removed by a reassignment.
     pub removing: Vec<NodeId>,
+}
+
+impl PartitionState {
+    /// Whether the longest log among several replicas decides who leads: nobody leads, and nobody is left whose log is
+    /// trusted.
+    #[must_use]
+    pub fn awaits_reports(&self) -> bool {
+        self.leader.is_none() && self.isr.is_empty() && self.elr.is_empty() && self.last_known_elr.len() > 1
+    }
+
+    /// What `node` told of its log in this time without a leader.
+    #[must_use]
+    pub fn report_of(&self, node: NodeId) -> Option<&LogReport> {
+        self.reports.iter().find(|report| report.node == node)
+    }
 }

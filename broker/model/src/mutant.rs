@@ -81,6 +81,8 @@ mutants! {
     ElectFenced "elect-fenced" caught by [13, 8];
     /// Without an eligible replica any replica that is alive is elected.
     ElectUnclean "elect-unclean" caught by [1, 8];
+    /// Of those that were distrusted, the first to return is elected, however long its log is.
+    ElectFirstBack "elect-first-back" caught by [1, 8];
     /// A broker that restarted uncleanly, or with another disk, keeps its place among the eligible replicas.
     TrustUncleanRestart "trust-unclean-restart" caught by [8, 1];
     /// Leader and controller take a follower for in sync whose earlier registration was.

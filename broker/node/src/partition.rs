@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chronik_core::PartitionState;
+use chronik_core::controller::Command;
 use chronik_core::partition::waiters::{AckWaiters, FetchPosition, FetchWaiterKey, FetchWaiters};
 use chronik_core::partition::{AckState, BrokerStatus, Effect, EpochEnd, IsrProposal, LogFacts, PartitionReplica};
 use chronik_log::{FlushPlan, LogError, PartitionLog};
@@ -39,7 +40,7 @@ use crate::settings::Settings;
 
 pub use append::{Append, AppendOutcome, Refusal};
 pub use lookup::FoundOffset;
-pub use proposal::{alter_outcome, alter_partition};
+pub use proposal::{alter_outcome, alter_partition, report_log};
 pub use read::{FetchedPartition, Planned, ReadBudget, ReadKind};
 
 /// A produce that waits for its acknowledgement.
@@ -68,6 +69,8 @@ impl<F: Waiter> Waiter for Arc<F> {
 pub enum Outgoing {
     /// Propose this to the controller and bring the outcome to [`HostedPartition::on_alter_result`], exactly once.
     Propose(IsrProposal),
+    /// Propose this to the controller; whatever becomes of it is of no concern here.
+    Report(Command),
     /// Leads or follows another leader now, or nobody: look at [`HostedPartition::following`].
     RoleChanged,
     /// No replica of it is here any more.
@@ -311,10 +314,11 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
 
     /// Repeats and shrinks what is due; about every second.
     pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Outgoing>) {
-        if !self.replica.is_leader() {
-            return;
-        }
         let effects = self.replica.tick(now_ms);
+        if !self.replica.is_leader() {
+            // Nobody's produces or followers wait here; at most the controller is told something.
+            return self.run(effects, out);
+        }
         for ticket in self.acks.expire(now_ms).into_iter().chain(self.syncs.expire(now_ms)) {
             ticket.complete(ErrorCode::RequestTimedOut);
         }
@@ -470,9 +474,25 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                     self.publish_visible();
                     self.release_acks();
                 }
+                Effect::ReportLog(claim) => {
+                    let last_epoch = self.last_record_epoch();
+                    tracing::info!(
+                        partition = %self.tp, log_end = %claim.log_end, %last_epoch, "tells how far its log goes"
+                    );
+                    out.push(Outgoing::Report(report_log(self.topic_id, self.tp.partition, &claim, last_epoch)));
+                }
                 Effect::ProposeAlterPartition(proposal) => out.push(Outgoing::Propose(proposal)),
             }
         }
+    }
+
+    /// The epoch of the last record. Not simply the latest one that is known: a leader that wrote none may know an epoch
+    /// that says nothing of how much it has.
+    fn last_record_epoch(&self) -> LeaderEpoch {
+        let (start, end) = (self.log.log_start(), self.log.log_end());
+        let before_end = |at: Offset| at < end || (start == end && at == end);
+        let last = self.log.epochs().iter().rev().find(|entry| before_end(entry.start_offset));
+        last.map_or(LeaderEpoch::NONE, |entry| entry.epoch)
     }
 
     /// Answers the produces that the high watermark, and with durable acks the sync, have reached.

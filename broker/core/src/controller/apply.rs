@@ -155,6 +155,7 @@ impl MetadataState {
             Command::CreatePartitions(command) => self.create_partitions(command, context),
             Command::AlterPartition(command) => self.alter_partition(command, context),
             Command::ElectLeaders(command) => self.elect_leaders(command, context),
+            Command::ReportLog(command) => self.report_log(command, context),
             Command::AlterConfigs(command) => self.alter_configs(command, context),
             Command::AllocateProducerIds(command) => {
                 self.registered(command.node, command.broker_epoch)?;

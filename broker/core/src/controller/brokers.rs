@@ -109,12 +109,14 @@ impl MetadataState {
         self.brokers.insert(command.node, broker);
         if let Some(old) = existing {
             let node = command.node;
+            self.forget_reports(node, context);
             self.follow_broker(Cause::Lost(node), context);
             let new_disk = !old.directories.iter().all(|directory| command.directories.contains(directory));
-            if new_disk {
-                self.forget_last_known(node, context);
-            }
-            if (new_disk || command.previous_broker_epoch != old.epoch) && !mutant!(TrustUncleanRestart) {
+            if mutant!(TrustUncleanRestart) {
+                // Keeps whatever it had.
+            } else if new_disk {
+                self.follow_broker(Cause::Replaced(node), context);
+            } else if command.previous_broker_epoch != old.epoch {
                 self.follow_broker(Cause::Distrusted(node), context);
             }
         }

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use chronik_model::{
-    BrokerEpoch, ClusterId, ErrorCode, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, RaftIndex, TopicName, Uuid,
+    BrokerEpoch, ClusterId, ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex, RaftIndex,
+    TopicName, Uuid,
 };
 
-use crate::{LeaderRecovery, PartitionState};
+use crate::{LeaderRecovery, LogReport, PartitionState};
 
 /// Why stored or received bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +59,15 @@ macro_rules! newtype {
         }
     )*};
 }
-newtype!(NodeId(i32), PartitionIndex(i32), LeaderEpoch(i32), PartitionEpoch(i32), BrokerEpoch(i64), RaftIndex(u64));
+newtype!(
+    NodeId(i32),
+    PartitionIndex(i32),
+    LeaderEpoch(i32),
+    PartitionEpoch(i32),
+    BrokerEpoch(i64),
+    Offset(i64),
+    RaftIndex(u64)
+);
 
 macro_rules! text {
     ($($ty:ident),*) => {$(
@@ -182,6 +191,38 @@ macro_rules! record {
 }
 pub(super) use record;
 
+/// [`LogReport`] as stored.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct LogReportProto {
+    #[prost(int32, tag = "1")]
+    node: i32,
+    #[prost(sint64, tag = "2")]
+    broker_epoch: i64,
+    #[prost(sint32, tag = "3")]
+    last_epoch: i32,
+    #[prost(sint64, tag = "4")]
+    log_end: i64,
+}
+
+impl Field<LogReportProto> for LogReport {
+    fn put(&self) -> LogReportProto {
+        LogReportProto {
+            node: self.node.put(),
+            broker_epoch: self.broker_epoch.put(),
+            last_epoch: self.last_epoch.put(),
+            log_end: self.log_end.put(),
+        }
+    }
+    fn take(proto: LogReportProto) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node: Field::take(proto.node)?,
+            broker_epoch: Field::take(proto.broker_epoch)?,
+            last_epoch: Field::take(proto.last_epoch)?,
+            log_end: Field::take(proto.log_end)?,
+        })
+    }
+}
+
 /// [`PartitionState`] as stored.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct PartitionStateProto {
@@ -191,6 +232,7 @@ pub(super) struct PartitionStateProto {
     isr: Vec<i32>,
     #[prost(int32, repeated, tag = "3")]
     elr: Vec<i32>,
+    /// Written by metadata version 1, which knew one such replica; read still.
     #[prost(int32, optional, tag = "4")]
     last_known_leader: Option<i32>,
     #[prost(int32, optional, tag = "5")]
@@ -205,6 +247,10 @@ pub(super) struct PartitionStateProto {
     adding: Vec<i32>,
     #[prost(int32, repeated, tag = "10")]
     removing: Vec<i32>,
+    #[prost(int32, repeated, tag = "11")]
+    last_known_elr: Vec<i32>,
+    #[prost(message, repeated, tag = "12")]
+    reports: Vec<LogReportProto>,
 }
 
 impl Field<PartitionStateProto> for PartitionState {
@@ -213,21 +259,34 @@ impl Field<PartitionStateProto> for PartitionState {
             replicas: self.replicas.put(),
             isr: self.isr.put(),
             elr: self.elr.put(),
-            last_known_leader: self.last_known_leader.put(),
+            last_known_leader: None,
             leader: self.leader.put(),
             leader_epoch: self.leader_epoch.put(),
             partition_epoch: self.partition_epoch.put(),
             recovery: self.recovery.put(),
             adding: self.adding.put(),
             removing: self.removing.put(),
+            last_known_elr: self.last_known_elr.put(),
+            reports: self.reports.put(),
         }
     }
     fn take(proto: PartitionStateProto) -> Result<Self, DecodeError> {
+        let mut last_known_elr: Vec<NodeId> = Field::take(proto.last_known_elr)?;
+        // One that is trusted still was only noted in advance.
+        if let Some(last) = proto.last_known_leader
+            && proto.replicas.contains(&last)
+            && !proto.isr.contains(&last)
+            && !proto.elr.contains(&last)
+            && !last_known_elr.contains(&NodeId(last))
+        {
+            last_known_elr.push(NodeId(last));
+        }
         Ok(Self {
             replicas: Field::take(proto.replicas)?,
             isr: Field::take(proto.isr)?,
             elr: Field::take(proto.elr)?,
-            last_known_leader: Field::take(proto.last_known_leader)?,
+            last_known_elr,
+            reports: Field::take(proto.reports)?,
             leader: Field::take(proto.leader)?,
             leader_epoch: Field::take(proto.leader_epoch)?,
             partition_epoch: Field::take(proto.partition_epoch)?,

@@ -6,8 +6,8 @@
 //! leaves its state as it is.
 
 use chronik_model::{
-    BrokerEpoch, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TopicId,
-    TopicName,
+    BrokerEpoch, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex,
+    TopicId, TopicName,
 };
 use prost::Message as _;
 
@@ -207,6 +207,28 @@ record! {
         new_isr: Vec<IsrMember> => Vec<IsrMemberProto>, [message, repeated, tag = "7"];
         /// Whether the leader has recovered from an unclean election.
         recovery: LeaderRecovery => i32, [int32, tag = "8"];
+    }
+}
+
+record! {
+    /// A replica that left the eligible ones by an unclean restart tells how far its log goes, while the partition has
+    /// no leader and the longest log decides (KIP-966).
+    #[derive(Copy)]
+    pub ReportLog / ReportLogProto {
+        /// The replica.
+        node: NodeId => i32, [int32, tag = "1"];
+        /// Its registration.
+        broker_epoch: BrokerEpoch => i64, [sint64, tag = "2"];
+        /// The topic.
+        topic_id: TopicId => Vec<u8>, [bytes = "vec", tag = "3"];
+        /// The partition of it.
+        partition: PartitionIndex => i32, [int32, tag = "4"];
+        /// The epoch without a leader in which it was looked at: only in that one the log stands still.
+        leader_epoch: LeaderEpoch => i32, [sint32, tag = "5"];
+        /// Epoch of its last record; [`LeaderEpoch::NONE`] without any.
+        last_epoch: LeaderEpoch => i32, [sint32, tag = "6"];
+        /// Offset after its last record.
+        log_end: Offset => i64, [sint64, tag = "7"];
     }
 }
 
@@ -424,6 +446,7 @@ commands! {
     CreatePartitions / CreatePartitionsProto = "22";
     AlterPartition / AlterPartitionProto = "23";
     ElectLeaders / ElectLeadersProto = "24";
+    ReportLog / ReportLogProto = "25";
     AlterConfigs / AlterConfigsProto = "30";
     AllocateProducerIds / AllocateProducerIdsProto = "40";
     NoOp / NoOpProto = "50";
@@ -437,7 +460,7 @@ struct EnvelopeProto {
     id: ProposalIdProto,
     #[prost(sint64, tag = "3")]
     wall_ms: i64,
-    #[prost(oneof = "CommandProto", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 30, 40, 50")]
+    #[prost(oneof = "CommandProto", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 30, 40, 50")]
     command: Option<CommandProto>,
 }
 

@@ -16,6 +16,23 @@ pub(super) enum Preference {
     Preferred,
 }
 
+/// Why a replica's log is not trusted any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Doubt {
+    /// It ended uncleanly (R11): whatever was not on its disk may be gone, or nothing at all.
+    Killed(NodeId),
+    /// It is on another disk: the log is gone.
+    Replaced(NodeId),
+}
+
+impl Doubt {
+    fn node(self) -> NodeId {
+        match self {
+            Self::Killed(node) | Self::Replaced(node) => node,
+        }
+    }
+}
+
 /// A wanted change of a partition and the rules around it.
 pub(super) struct Transition<'a> {
     /// Brokers that may be elected.
@@ -26,8 +43,8 @@ pub(super) struct Transition<'a> {
     pub(super) min_isr: usize,
     /// Whether any live replica may lead when nobody better can.
     pub(super) unclean: bool,
-    /// A replica whose log is not trusted any more (R11, or unregistered).
-    pub(super) distrusted: Option<NodeId>,
+    /// A replica whose log is not trusted any more.
+    pub(super) doubt: Option<Doubt>,
     /// Forget the eligible leader replicas (R12).
     pub(super) clear_elr: bool,
     /// Which leader is wanted.
@@ -40,13 +57,14 @@ impl Transition<'_> {
         let mut next = current.clone();
         next.isr.clone_from(&self.isr);
         next.elr = self.eligible(current);
+        next.last_known_elr = self.last_known(current, &next.elr);
         self.elect(current, &mut next);
 
         if next.leader.is_some() {
-            next.last_known_leader = None;
-        } else if current.leader.is_some() {
-            next.last_known_leader = current.leader;
+            next.reports.clear();
         }
+        let members = &next.last_known_elr;
+        next.reports.retain(|report| members.contains(&report.node));
         // A shrunken in-sync set alone keeps the leadership, and with it parked produces, alive (KAFKA-15021).
         if next.leader != current.leader && !mutant!(ReuseLeaderEpoch) {
             next.leader_epoch = LeaderEpoch(current.leader_epoch.0.saturating_add(1));
@@ -69,7 +87,26 @@ impl Transition<'_> {
             .replicas
             .iter()
             .copied()
-            .filter(|node| was(node) && !self.isr.contains(node) && self.distrusted != Some(*node))
+            .filter(|node| was(node) && !self.isr.contains(node) && self.doubt.map(Doubt::node) != Some(*node))
+            .collect()
+    }
+
+    /// Who would be in sync or eligible had it not restarted uncleanly. Like the eligible ones they are remembered as
+    /// long as the high watermark stands still; who is trusted again is one of them no more.
+    fn last_known(&self, current: &PartitionState, elr: &[NodeId]) -> Vec<NodeId> {
+        if self.clear_elr || self.isr.len() >= self.min_isr {
+            return Vec::new();
+        }
+        let killed = |node: &NodeId| {
+            self.doubt == Some(Doubt::Killed(*node)) && (current.isr.contains(node) || current.elr.contains(node))
+        };
+        let member = |node: &NodeId| current.last_known_elr.contains(node) || killed(node);
+        let trusted = |node: &NodeId| self.isr.contains(node) || elr.contains(node);
+        current
+            .replicas
+            .iter()
+            .copied()
+            .filter(|node| member(node) && !trusted(node) && self.doubt != Some(Doubt::Replaced(*node)))
             .collect()
     }
 
@@ -96,18 +133,59 @@ impl Transition<'_> {
                 next.elr.retain(|node| *node != leader);
                 if next.isr.len() >= self.min_isr {
                     next.elr.clear();
+                    next.last_known_elr.clear();
                 }
             }
             return;
         }
-        let last_known = || current.last_known_leader.filter(|node| next.elr.is_empty() && active(*node));
+        let longest = Self::longest_log(next, active);
         let any = || current.replicas.iter().copied().find(|node| unclean && active(*node));
-        next.leader = last_known().or_else(any);
-        if let Some(leader) = next.leader {
-            // Its log becomes the truth as it is; what others hold beyond it is lost.
-            next.isr = vec![leader];
-            next.elr.clear();
-            next.recovery = LeaderRecovery::Recovering;
+        next.leader = longest.or_else(any);
+        let Some(leader) = next.leader else { return };
+        // Its log becomes the truth as it is; what others hold beyond it is lost.
+        next.isr = vec![leader];
+        next.elr.clear();
+        next.recovery = LeaderRecovery::Recovering;
+        next.last_known_elr.retain(|node| *node != leader);
+        if longest.is_none() || next.isr.len() >= self.min_isr {
+            // Elected without asking them, or free to go on without them.
+            next.last_known_elr.clear();
         }
+    }
+
+    /// Who leads when nobody is left whose log is trusted: the one with the longest log of those that were distrusted
+    /// since the high watermark last moved, once all of them are here and told how far they go (KIP-966).
+    ///
+    /// Each of them held every acknowledged record when it was distrusted, and lost some only if its disk did. If the
+    /// disk of at least one, F, kept everything, the elected log, E, has everything too. Recovery and truncation only
+    /// take records from the end, so every log is a beginning of what its leaders once sent it. If E and F end in the
+    /// same epoch, the longer contains the other, since one leader wrote that epoch. If E ends in a later one, then the
+    /// leader of that epoch had everything that was acknowledged before it began, E got that before any of its records,
+    /// and nothing was acknowledged in an epoch that F has not seen. The controller cannot tell who is F: that is why
+    /// one that is missing is waited for, however long the others' logs are.
+    fn longest_log(next: &PartitionState, active: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        if !next.elr.is_empty() {
+            return None; // One of them lost nothing, and may return.
+        }
+        let members = &next.last_known_elr;
+        if mutant!(ElectFirstBack) {
+            return members.iter().copied().find(|node| active(*node));
+        }
+        if !members.iter().all(|node| active(*node)) {
+            return None;
+        }
+        if let [only] = members[..] {
+            return Some(only);
+        }
+        let mut longest = None;
+        for node in members {
+            let report = next.report_of(*node)?;
+            let told = (report.last_epoch, report.log_end);
+            // Of equals the first of the assignment.
+            if longest.is_none_or(|(_, most)| told > most) {
+                longest = Some((*node, told));
+            }
+        }
+        longest.map(|(node, _)| node)
     }
 }

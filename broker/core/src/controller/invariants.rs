@@ -38,6 +38,9 @@ pub fn check_invariants(state: &MetadataState) -> Result<(), String> {
 fn check_partition(state: &MetadataState, topic: &Topic, partition: &PartitionState) -> Result<(), &'static str> {
     let set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<NodeId>>();
     let (replicas, isr, elr) = (set(&partition.replicas), set(&partition.isr), set(&partition.elr));
+    let last_known = set(&partition.last_known_elr);
+    let reported = set(&partition.reports.iter().map(|report| report.node).collect::<Vec<_>>());
+    let current = |node: NodeId| state.broker(node).map(|broker| broker.epoch);
     let min_isr = state.partition_rules().min_isr(topic, partition.replicas.len());
     let rules = [
         (!replicas.is_empty(), "has no replicas"),
@@ -50,7 +53,27 @@ fn check_partition(state: &MetadataState, topic: &Topic, partition: &PartitionSt
         (partition.leader.is_some() || isr.is_empty(), "has in-sync replicas and no leader"),
         (isr.iter().all(|node| state.broker(*node).is_some_and(|b| !b.fenced)), "has a fenced broker in sync"),
         (isr.len() < min_isr || elr.is_empty(), "has eligible leaders although enough replicas are in sync"),
-        (partition.leader.is_none() || partition.last_known_leader.is_none(), "has a leader and a last known one"),
+        (
+            last_known.is_subset(&replicas) && last_known.len() == partition.last_known_elr.len(),
+            "has a last known eligible leader twice or that is no replica",
+        ),
+        (
+            last_known.is_disjoint(&isr) && last_known.is_disjoint(&elr),
+            "has a replica that is trusted and only the last known eligible one",
+        ),
+        (
+            isr.len() < min_isr || last_known.is_empty(),
+            "has last known eligible leaders although the high watermark may move without them",
+        ),
+        (partition.leader.is_none() || reported.is_empty(), "has a leader and reports of logs"),
+        (
+            reported.is_subset(&last_known) && reported.len() == partition.reports.len(),
+            "has a report twice or of a replica whose log does not count",
+        ),
+        (
+            partition.reports.iter().all(|report| current(report.node) == Some(report.broker_epoch)),
+            "has a report of an earlier registration",
+        ),
         (
             partition.recovery == LeaderRecovery::Recovered || isr.len() <= 1,
             "has several in-sync replicas while its leader recovers",

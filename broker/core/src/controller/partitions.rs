@@ -3,22 +3,24 @@
 
 use std::collections::BTreeSet;
 
-use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicName, mutant};
+use chronik_model::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicName, mutant};
 
 use super::apply::{Change, Context, Outcome};
-use super::command::{AlterPartition, ElectLeaders, ElectionType};
-use super::election::{Preference, Transition};
+use super::command::{AlterPartition, ElectLeaders, ElectionType, ReportLog};
+use super::election::{Doubt, Preference, Transition};
 use super::result::{CommandError, CommandResult, ElectionOutcome};
 use super::state::{MetadataState, Topic, index_of};
-use crate::{LeaderRecovery, PartitionState};
+use crate::{LeaderRecovery, LogReport, PartitionState};
 
 /// Why partitions change, when it is not their leader who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Cause {
     /// The broker cannot lead or be in sync any more; its log is still good.
     Lost(NodeId),
-    /// The broker's log cannot be trusted any more.
+    /// The broker's log cannot be trusted any more: it may have lost its end.
     Distrusted(NodeId),
+    /// The broker has another disk: its log is gone.
+    Replaced(NodeId),
     /// The broker wants to stop and leaves where others can take over.
     Leaving(NodeId),
     /// The broker can be elected again.
@@ -30,6 +32,9 @@ impl Cause {
         match self {
             Self::Lost(node) => state.isr.contains(&node),
             Self::Distrusted(node) => state.isr.contains(&node) || state.elr.contains(&node),
+            Self::Replaced(node) => {
+                [&state.isr, &state.elr, &state.last_known_elr].iter().any(|nodes| nodes.contains(&node))
+            }
             Self::Leaving(node) => state.isr.contains(&node) && state.isr.iter().any(|other| active.contains(other)),
             Self::Returned(node) => state.leader.is_none() && state.replicas.contains(&node),
         }
@@ -37,7 +42,7 @@ impl Cause {
 
     fn leaver(self) -> Option<NodeId> {
         match self {
-            Self::Lost(node) | Self::Distrusted(node) | Self::Leaving(node) => Some(node),
+            Self::Lost(node) | Self::Distrusted(node) | Self::Replaced(node) | Self::Leaving(node) => Some(node),
             Self::Returned(_) => None,
         }
     }
@@ -89,7 +94,11 @@ impl MetadataState {
                 isr: state.isr.iter().copied().filter(|node| Some(*node) != leaver).collect(),
                 min_isr: rules.min_isr(topic, state.replicas.len()),
                 unclean: rules.unclean(topic),
-                distrusted: if let Cause::Distrusted(node) = cause { Some(node) } else { None },
+                doubt: match cause {
+                    Cause::Distrusted(node) => Some(Doubt::Killed(node)),
+                    Cause::Replaced(node) => Some(Doubt::Replaced(node)),
+                    Cause::Lost(_) | Cause::Leaving(_) | Cause::Returned(_) => None,
+                },
                 clear_elr: false,
                 preference: Preference::Keep,
             }
@@ -97,16 +106,75 @@ impl MetadataState {
         });
     }
 
-    /// Forgets `node` as last known leader: the disk that held its log is gone.
-    pub(super) fn forget_last_known(&mut self, node: NodeId, context: &mut Context) {
+    /// Forgets what `node` told of its logs: it registers anew, and they may be others now.
+    pub(super) fn forget_reports(&mut self, node: NodeId, context: &mut Context) {
         self.update(context, None, |_, state| {
-            (state.last_known_leader == Some(node)).then(|| {
-                let mut next = state.clone();
-                next.last_known_leader = None;
-                next.partition_epoch.0 = next.partition_epoch.0.saturating_add(1);
-                next
-            })
+            state.report_of(node)?;
+            let mut next = state.clone();
+            next.reports.retain(|report| report.node != node);
+            next.partition_epoch.0 = next.partition_epoch.0.saturating_add(1);
+            Some(next)
         });
+    }
+
+    /// A replica tells how far its log goes, so that the longest one can be elected. Whoever asks too late, when there
+    /// is a leader, has nothing to tell any more.
+    pub(super) fn report_log(&mut self, command: &ReportLog, context: &mut Context) -> Outcome {
+        let refuse = |code: ErrorCode, message: String| Err(CommandError::new(code, message));
+        self.registered(command.node, command.broker_epoch)?;
+        let Some(topic) = self.topic_by_id(command.topic_id) else {
+            return refuse(ErrorCode::UnknownTopicId, format!("no topic has the id {}", command.topic_id));
+        };
+        let name = topic.name.clone();
+        let Some(state) = topic.partition(command.partition) else {
+            let message = format!("topic {name} has no partition {}", command.partition);
+            return refuse(ErrorCode::UnknownTopicOrPartition, message);
+        };
+        if command.log_end.0 < 0 || command.last_epoch < LeaderEpoch::NONE {
+            let message = format!("a log cannot end at {} in epoch {}", command.log_end, command.last_epoch);
+            return refuse(ErrorCode::InvalidRequest, message);
+        }
+        if state.leader.is_some() {
+            return Ok(CommandResult::Done);
+        }
+        if command.leader_epoch != state.leader_epoch {
+            // Since then somebody led, and the log may have been cut to what that one had.
+            let message = format!("the leader epoch is {}, not {}", state.leader_epoch, command.leader_epoch);
+            return refuse(ErrorCode::FencedLeaderEpoch, message);
+        }
+        if !state.last_known_elr.contains(&command.node) {
+            let message = format!("the log of broker {} does not count for {name}-{}", command.node, command.partition);
+            return refuse(ErrorCode::InvalidRequest, message);
+        }
+        let report = LogReport {
+            node: command.node,
+            broker_epoch: command.broker_epoch,
+            last_epoch: command.last_epoch,
+            log_end: command.log_end,
+        };
+        if state.report_of(command.node) == Some(&report) {
+            return Ok(CommandResult::Done);
+        }
+        let mut told = state.clone();
+        told.reports.retain(|other| other.node != command.node);
+        told.reports.push(report);
+        let active = self.active_brokers();
+        let rules = self.partition_rules();
+        let transition = Transition {
+            active: &active,
+            isr: state.isr.clone(),
+            min_isr: rules.min_isr(topic, state.replicas.len()),
+            unclean: false,
+            doubt: None,
+            clear_elr: false,
+            preference: Preference::Keep,
+        };
+        let next = transition.apply(&told).unwrap_or_else(|| {
+            told.partition_epoch.0 = told.partition_epoch.0.saturating_add(1);
+            told
+        });
+        self.replace(&name, command.partition, next, context);
+        Ok(CommandResult::Done)
     }
 
     /// R12: with another min.insync.replicas, who is out of sync may miss acknowledged records. Partitions without a
@@ -121,7 +189,7 @@ impl MetadataState {
                 isr: state.isr.clone(),
                 min_isr: rules.min_isr(topic, state.replicas.len()),
                 unclean: false,
-                distrusted: None,
+                doubt: None,
                 clear_elr: true,
                 preference: Preference::Keep,
             }
@@ -142,7 +210,7 @@ impl MetadataState {
                 isr: state.isr.clone(),
                 min_isr: rules.min_isr(topic, state.replicas.len()),
                 unclean: rules.unclean(topic),
-                distrusted: None,
+                doubt: None,
                 clear_elr: false,
                 preference: Preference::Keep,
             }
@@ -197,7 +265,7 @@ impl MetadataState {
             isr,
             min_isr: rules.min_isr(topic, state.replicas.len()),
             unclean: false,
-            distrusted: None,
+            doubt: None,
             clear_elr: false,
             preference: Preference::Keep,
         };
@@ -308,7 +376,7 @@ impl MetadataState {
             isr: state.isr.clone(),
             min_isr: rules.min_isr(topic, state.replicas.len()),
             unclean: election == ElectionType::Unclean || rules.unclean(topic),
-            distrusted: None,
+            doubt: None,
             clear_elr: false,
             preference: match election {
                 ElectionType::Preferred => Preference::Preferred,

@@ -16,7 +16,8 @@ use super::recent::RecentProposals;
 use crate::PartitionState;
 
 /// Version of the rules by which commands are judged. All brokers of a cluster judge by the same.
-pub const METADATA_VERSION: u32 = 1;
+/// Version 2: when no trusted replica is left, the longest log is elected, not the last leader's.
+pub const METADATA_VERSION: u32 = 2;
 
 record! {
     /// A registered broker.
@@ -175,6 +176,18 @@ impl MetadataState {
 
     pub(super) fn active_brokers(&self) -> BTreeSet<NodeId> {
         self.brokers.values().filter(|broker| broker.is_active()).map(|broker| broker.node).collect()
+    }
+
+    /// Which brokers a partition without a leader waits for: the eligible ones that are away, or, when none is left,
+    /// those whose logs are to be compared and that are away or have not told of theirs.
+    pub fn awaited<'a>(&'a self, partition: &'a PartitionState) -> impl Iterator<Item = NodeId> + use<'a> {
+        let members = match () {
+            () if partition.leader.is_some() => &[][..],
+            () if partition.elr.is_empty() => &partition.last_known_elr,
+            () => &partition.elr,
+        };
+        let silent = |node: NodeId| partition.awaits_reports() && partition.report_of(node).is_none();
+        members.iter().copied().filter(move |node| !self.is_active(*node) || silent(*node))
     }
 
     /// All topics, by name.

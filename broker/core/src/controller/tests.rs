@@ -5,6 +5,7 @@ mod brokers;
 mod configs;
 mod elections;
 mod liveness;
+mod longest_log;
 mod random;
 mod replay;
 mod topics;

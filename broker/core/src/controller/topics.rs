@@ -125,7 +125,8 @@ impl MetadataState {
         };
         let leader = isr.first().copied();
         PartitionState {
-            last_known_leader: if leader.is_none() { replicas.first().copied() } else { None },
+            last_known_elr: Vec::new(),
+            reports: Vec::new(),
             leader,
             replicas,
             isr,

@@ -87,13 +87,13 @@ impl PartitionReplica {
     }
 
     /// Proposes to drop followers that stay behind, repeats proposals whose outcome is unknown, and lets the watermark
-    /// go on past a replica that was about to join but stopped.
+    /// go on past a replica that was about to join but stopped. Where nobody leads, tells again how far the log goes.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Effect> {
         if self.io_fenced {
             return Vec::new();
         }
         let mut effects = Vec::new();
-        let Role::Leader(leadership) = &self.role else { return effects };
+        let Role::Leader(leadership) = &self.role else { return self.report_log(now_ms).into_iter().collect() };
         match &leadership.pending {
             Some(pending) if pending.retry_at_ms.is_some_and(|at| at <= now_ms) => {
                 let again = pending.clone();
@@ -235,11 +235,13 @@ impl PartitionReplica {
         Some(Effect::HighWatermark(lowest))
     }
 
-    /// Whether nothing may be committed with acks=all. Eligible leaders exist only where the controller counts the
-    /// in-sync set as too small; they are in the same record as the set, while a changed `min.insync.replicas` may
-    /// reach us later. To commit past them by the old setting would lose it when one of them is elected.
+    /// Whether nothing may be committed with acks=all. Eligible leaders, also distrusted ones, exist only where the
+    /// controller counts the in-sync set as too small; they are in the same record as the set, while a changed
+    /// `min.insync.replicas` may reach us later. To commit past them by the old setting would lose it when one of them
+    /// is elected.
     fn is_under_min_isr(&self, state: &PartitionState) -> bool {
-        (state.isr.len() < self.effective_min_isr() || !state.elr.is_empty()) && !mutant!(IgnoreMinIsr)
+        let remembered = !state.elr.is_empty() || !state.last_known_elr.is_empty();
+        (state.isr.len() < self.effective_min_isr() || remembered) && !mutant!(IgnoreMinIsr)
     }
 
     /// Whether the committed in-sync set that we know is outdated as to `node`: a fenced broker is never in sync, and

@@ -6,6 +6,8 @@ use crate::LeaderRecovery;
 
 /// How long a follower may be behind before its leader proposes to drop it (`replica.lag.time.max.ms`).
 pub const DEFAULT_REPLICA_LAG_TIME_MAX_MS: u64 = 10_000;
+/// How long a replica waits before it tells again how far its log goes.
+pub const REPORT_RETRY_MS: u64 = 5_000;
 /// How long a leader waits before it repeats an AlterPartition whose outcome it does not know.
 pub const ALTER_PARTITION_RETRY_MS: u64 = 500;
 
@@ -92,8 +94,24 @@ pub enum Effect {
     },
     /// Release acks=all waiters and consumers up to here. Only moves forward between truncations.
     HighWatermark(Offset),
+    /// Tell the controller how far this log goes, with the epoch of its last record; until then the partition may stay
+    /// without a leader. Whatever becomes of it, nothing is to be reported back: `tick` repeats it as long as need be.
+    ReportLog(LogClaim),
     /// Propose this change of the in-sync set and bring the outcome to `on_alter_partition_result`, exactly once.
     ProposeAlterPartition(IsrProposal),
+}
+
+/// How far a log goes while its partition has no leader; see [`crate::LogReport`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogClaim {
+    /// Whose log it is.
+    pub node: NodeId,
+    /// Its registration.
+    pub broker_epoch: BrokerEpoch,
+    /// The epoch without a leader, in which the log stands still.
+    pub leader_epoch: LeaderEpoch,
+    /// Offset after its last record.
+    pub log_end: Offset,
 }
 
 /// A member of a proposed in-sync set.

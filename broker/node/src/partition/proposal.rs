@@ -1,9 +1,9 @@
-//! A leader's proposal of an in-sync set as the controller's command, and the controller's word about it.
+//! What a replica has to say to the controller as the controller's commands, and the controller's word about it.
 
 use chronik_core::PartitionState;
-use chronik_core::controller::{AlterPartition, Command, CommandResult, IsrMember};
-use chronik_core::partition::IsrProposal;
-use chronik_model::{ErrorCode, PartitionIndex, TopicId};
+use chronik_core::controller::{AlterPartition, Command, CommandResult, IsrMember, ReportLog};
+use chronik_core::partition::{IsrProposal, LogClaim};
+use chronik_model::{ErrorCode, LeaderEpoch, PartitionIndex, TopicId};
 
 /// The command for a proposal of partition `partition` of `topic_id`.
 #[must_use]
@@ -35,4 +35,19 @@ pub fn alter_outcome(result: CommandResult) -> Result<PartitionState, ErrorCode>
         CommandResult::Error(error) => Err(error.code),
         _ => Err(ErrorCode::UnknownServerError),
     }
+}
+
+/// The command by which a replica of partition `partition` of `topic_id` tells how far its log goes; `last_epoch` is
+/// that of its last record.
+#[must_use]
+pub fn report_log(topic_id: TopicId, partition: PartitionIndex, claim: &LogClaim, last_epoch: LeaderEpoch) -> Command {
+    Command::ReportLog(ReportLog {
+        node: claim.node,
+        broker_epoch: claim.broker_epoch,
+        topic_id,
+        partition,
+        leader_epoch: claim.leader_epoch,
+        last_epoch,
+        log_end: claim.log_end,
+    })
 }

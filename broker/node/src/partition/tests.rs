@@ -70,7 +70,8 @@ fn led_by(leader: i32, leader_epoch: i32, isr: &[i32]) -> PartitionState {
         replicas: vec![NodeId(1), NodeId(2)],
         isr: isr.iter().copied().map(NodeId).collect(),
         elr: Vec::new(),
-        last_known_leader: None,
+        last_known_elr: Vec::new(),
+        reports: Vec::new(),
         leader: (leader > 0).then_some(NodeId(leader)),
         leader_epoch: LeaderEpoch(leader_epoch),
         partition_epoch: PartitionEpoch(leader_epoch * 10),
@@ -384,4 +385,47 @@ fn a_directory_of_another_topic_of_the_name_is_set_aside_and_only_its_own_deleti
     assert!(node.disk.exists(&format!("{dir}.{TOPIC}.stray")).unwrap());
     storage::remove(&node.log_dir, &tp, other).unwrap();
     assert!(!node.disk.exists(&dir).unwrap());
+}
+
+#[test]
+fn a_follower_begins_at_a_log_start_within_a_batch() {
+    let (mut leader, mut follower) = pair(Durability::Os);
+    leader.produce(1, &["a", "b", "c"]).unwrap();
+    leader.produce(1, &["d"]).unwrap();
+    // The follower's disk is replaced; meanwhile records up to the middle of a batch are deleted.
+    pull(&mut follower, &mut leader);
+    pull(&mut follower, &mut leader);
+    leader.partition.delete_records(1, &mut leader.out).unwrap();
+    let mut follower = Node::start(2, Durability::Os);
+    follower.apply(&led_by(1, 1, &[1]));
+    let action = pull(&mut follower, &mut leader);
+    assert!(matches!(action, Some(FollowerAction::ResetTo { offset: Offset(1) })), "{action:?}");
+    let action = pull(&mut follower, &mut leader);
+    assert!(matches!(action, Some(FollowerAction::Append(_))), "{action:?}");
+    assert_eq!((follower.partition.log().log_start(), follower.partition.log().log_end()), (Offset(1), Offset(4)));
+    let tail = |node: &Node| node.partition.plan_log(Offset(1), 1 << 20, Offset(4)).unwrap().read().unwrap();
+    assert_eq!(tail(&leader), tail(&follower));
+}
+
+#[test]
+fn a_tail_that_ends_within_a_batch_of_the_leader_is_cut_and_fetched_again() {
+    let (mut leader, mut follower) = pair(Durability::Os);
+    for node in [&mut leader, &mut follower] {
+        let batches = [batch(&["a"])];
+        node.partition.log.append_as_leader(&batches, LeaderEpoch(1), 1_000, AppendOrigin::Client).unwrap();
+    }
+    // What a power cut left of the leader's batch of three says that it has one record.
+    let torn = [batch(&["torn"])];
+    follower.partition.log.append_as_leader(&torn, LeaderEpoch(1), 1_000, AppendOrigin::Client).unwrap();
+    let whole = [batch(&["b", "c", "d"])];
+    leader.partition.log.append_as_leader(&whole, LeaderEpoch(1), 1_000, AppendOrigin::Client).unwrap();
+    for node in [&mut leader, &mut follower] {
+        let (disk, me) = (node.disk.clone(), node.me.0);
+        *node = Node::start_on(me, Durability::Os, disk);
+        node.apply(&led_by(1, 1, &[1]));
+    }
+    assert!(matches!(pull(&mut follower, &mut leader), Some(FollowerAction::Truncate { to: Offset(1) })));
+    assert!(matches!(pull(&mut follower, &mut leader), Some(FollowerAction::Append(_))));
+    assert_eq!(follower.partition.log().log_end(), Offset(4));
+    assert_eq!(leader.stored(), follower.stored());
 }

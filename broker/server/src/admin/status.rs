@@ -218,6 +218,8 @@ pub struct Replication {
     pub partitions: u64,
     /// Partitions of the cluster without a leader.
     pub leaderless: u64,
+    /// Brokers that these partitions wait for, because they may hold records that nobody else has.
+    pub awaited: Vec<i32>,
     /// Partitions of the cluster with fewer in-sync replicas than replicas.
     pub under_replicated: u64,
     /// Partitions of the cluster with fewer in-sync replicas than `min.insync.replicas`.

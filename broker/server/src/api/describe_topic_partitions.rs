@@ -82,7 +82,7 @@ fn describe(state: &MetadataState, topic: &Topic, skip: usize, limit: usize) -> 
             replica_nodes: ids(&partition.replicas),
             isr_nodes: ids(&partition.isr),
             eligible_leader_replicas: Some(ids(&partition.elr)),
-            last_known_elr: Some(partition.last_known_leader.iter().map(|node| node.0).collect()),
+            last_known_elr: Some(ids(&partition.last_known_elr)),
             offline_replicas: offline(state, partition),
         })
         .collect();

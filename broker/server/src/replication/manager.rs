@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use chronik_core::controller::{Change, MetadataState, Topic};
-use chronik_core::partition::{BrokerStatus, IsrProposal};
+use chronik_core::controller::{Change, Command, CommandResult, MetadataState, Topic};
+use chronik_core::partition::{BrokerStatus, IsrProposal, REPORT_RETRY_MS};
 use chronik_log::{Committer, LogDir, LogDirState};
 use chronik_model::{BrokerEpoch, ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
 use chronik_node::partition::{Durability, HostedPartition, Outgoing, Parts, alter_outcome, alter_partition};
@@ -353,6 +353,7 @@ impl ReplicaManager {
         for one in out {
             match one {
                 Outgoing::Propose(proposal) => self.propose(partition, proposal),
+                Outgoing::Report(command) => self.report(partition, command),
                 Outgoing::RoleChanged => {
                     {
                         // Two changes told at once: each looks at the role of this moment, and the later look counts.
@@ -381,6 +382,20 @@ impl ReplicaManager {
         {
             groups.on_role(partition);
         }
+    }
+
+    /// One at a time for each partition: the next one comes when this one has given up.
+    fn report(self: &Arc<Self>, partition: &Arc<Partition>, command: Command) {
+        let (manager, tp) = (Arc::clone(self), partition.tp.clone());
+        self.runtime.spawn(async move {
+            match manager.meta.propose(command, Duration::from_millis(REPORT_RETRY_MS)).await {
+                Ok(CommandResult::Error(error)) => {
+                    tracing::debug!(partition = %tp, %error, "the end of the log is of no use");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(partition = %tp, %error, "the controller does not hear of the log's end"),
+            }
+        });
     }
 
     fn propose(self: &Arc<Self>, partition: &Arc<Partition>, proposal: IsrProposal) {

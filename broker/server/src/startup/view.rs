@@ -209,17 +209,20 @@ impl BrokerView {
         {
             let state = self.shared().state.read();
             numbers.topics = state.topics().count() as u64;
+            let mut awaited = BTreeSet::new();
             for topic in state.topics() {
                 let least = state.min_insync_replicas(topic);
                 for (_, partition) in topic.iter() {
                     numbers.partitions += 1;
                     numbers.leaderless += u64::from(partition.leader.is_none());
+                    awaited.extend(state.awaited(partition).map(|node| node.0));
                     numbers.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
                     numbers.under_min_isr += u64::from(partition.isr.len() < least);
                     numbers.leading += u64::from(partition.leader == Some(me));
                     numbers.following += u64::from(partition.leader != Some(me) && partition.replicas.contains(&me));
                 }
             }
+            numbers.awaited = awaited.into_iter().collect();
         }
         let Some(plane) = self.data_plane.get() else { return (numbers, Vec::new()) };
         let snapshot = plane.replicas.snapshot(Some(&plane.groups));

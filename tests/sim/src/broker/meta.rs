@@ -42,6 +42,8 @@ pub(super) enum Purpose {
     Defaults,
     /// An in-sync set.
     Alter(Key, IsrProposal),
+    /// How far a log goes; nobody waits to hear of it.
+    Report,
     /// A block of producer ids.
     ProducerIds,
     /// A client waits.
@@ -292,6 +294,7 @@ impl Broker {
             Purpose::Register => self.on_registered(ctx, result),
             Purpose::Defaults => self.defaults_settled(ctx),
             Purpose::Alter(key, proposal) => self.on_altered(ctx, key, &proposal, result),
+            Purpose::Report => {}
             Purpose::ProducerIds => self.on_producer_ids(ctx, result),
             Purpose::Client(to, id, wish) => self.wish_settled(ctx, to, id, wish, result),
         }

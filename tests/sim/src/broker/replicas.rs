@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronik_core::controller::{Change, CommandResult};
-use chronik_core::partition::{BrokerStatus, IsrProposal};
+use chronik_core::partition::{BrokerStatus, IsrProposal, REPORT_RETRY_MS};
 use chronik_log::{Committer, LogDir};
 use chronik_model::{BrokerEpoch, ErrorCode, NodeId, TopicId, TopicName, TopicPartition};
 use chronik_node::partition::{Durability, Outgoing, Parts, alter_outcome, alter_partition};
@@ -308,6 +308,14 @@ impl Broker {
                     });
                     let command = alter_partition(key.0, key.1, &proposal);
                     self.propose(ctx, command, ALTER_TIMEOUT_MS, Purpose::Alter(key, proposal));
+                }
+                Outgoing::Report(command) => {
+                    let end = self.replicas.by_id.get(&key).map(|partition| partition.replica().log_end());
+                    ctx.note(|| {
+                        let name = self.replicas.by_id.get(&key).map(|partition| partition.tp().to_string());
+                        format!("{} tells that its log ends at {}", name.unwrap_or_default(), end.unwrap_or_default())
+                    });
+                    self.propose(ctx, command, REPORT_RETRY_MS, Purpose::Report);
                 }
                 Outgoing::RoleChanged => {
                     let Some(partition) = self.replicas.by_id.get(&key) else { continue };

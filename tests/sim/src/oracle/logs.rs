@@ -40,11 +40,8 @@ struct Known {
 impl Known {
     /// Who has to hold what was committed.
     fn obliged(&self) -> Vec<NodeId> {
-        let mut nodes: Vec<NodeId> = self.state.isr.iter().chain(&self.state.elr).copied().collect();
-        if nodes.is_empty() {
-            nodes.extend(self.state.last_known_leader);
-        }
-        nodes
+        let state = &self.state;
+        state.isr.iter().chain(&state.elr).chain(&state.last_known_elr).copied().collect()
     }
 }
 
@@ -217,7 +214,9 @@ impl Logs {
         // One whose disk was struck may hold it or not: it is judged when it leads.
         let held = |node: &NodeId| replicas.get(node).map_or(Some(0), |replica| replica.holds(ledger));
         let fine = |node: &NodeId| held(node).is_none_or(|held| held >= wanted || ledger.log_start >= wanted);
-        if wanted > 0 && !obliged.iter().any(fine) {
+        let elected = state.leader.filter(|leader| before.is_none_or(|known| known.state.leader != Some(*leader)));
+        let lacks = elected.filter(|leader| !fine(leader));
+        if wanted > 0 && (lacks.is_some() || !obliged.iter().any(fine)) {
             let holders: Vec<String> = replicas
                 .iter()
                 .map(|(node, replica)| match replica.holds(ledger) {
@@ -225,8 +224,12 @@ impl Logs {
                     None => format!("b{node} is struck"),
                 })
                 .collect();
+            let who = lacks.map_or_else(
+                || "nobody who may lead holds them".to_owned(),
+                |leader| format!("b{leader} is elected and lacks some"),
+            );
             let text = format!(
-                "{tp}: {wanted} records are committed and nobody in sync or eligible holds them: {state:?}; {}; {}",
+                "{tp}: {wanted} records are committed and {who}: {state:?}; {}; {}",
                 holders.join(", "),
                 ledger.story()
             );
@@ -292,7 +295,8 @@ mod tests {
             replicas: vec![A, B, C],
             isr: isr.to_vec(),
             elr: elr.to_vec(),
-            last_known_leader: None,
+            last_known_elr: Vec::new(),
+            reports: Vec::new(),
             leader,
             leader_epoch: LeaderEpoch(version),
             partition_epoch: PartitionEpoch(version),
@@ -381,6 +385,20 @@ mod tests {
         assert!(logs.partition_changed(&tp().topic, key(), &state(2, Some(B), &[B], &[A]), 1).is_ok());
         let error = logs.partition_changed(&tp().topic, key(), &state(3, Some(C), &[C], &[]), 2).unwrap_err();
         assert_eq!(error.invariant, 8);
+    }
+
+    #[test]
+    fn holders_may_be_distrusted_but_nobody_is_elected_over_them() {
+        let distrusted = |version, leader: Option<NodeId>, last_known: &[NodeId]| {
+            let isr: Vec<NodeId> = leader.into_iter().collect();
+            PartitionState { last_known_elr: last_known.to_vec(), ..state(version, leader, &isr, &[]) }
+        };
+        let mut logs = logs(2);
+        assert!(logs.partition_changed(&tp().topic, key(), &distrusted(2, None, &[A, C]), 1).is_ok());
+        assert!(logs.partition_changed(&tp().topic, key(), &distrusted(3, Some(A), &[C]), 2).is_ok());
+        let error = logs.partition_changed(&tp().topic, key(), &distrusted(4, Some(C), &[A]), 3).unwrap_err();
+        assert_eq!(error.invariant, 8);
+        assert!(error.text.contains("is elected"), "{}", error.text);
     }
 
     #[test]

@@ -45,8 +45,8 @@ impl Stage {
         if !state.elr.is_empty() {
             line.push_str(&format!(" elr=[{}]", self.part_list(&state.elr)));
         }
-        if let Some(last) = state.last_known_leader {
-            line.push_str(&format!(" last={}", self.part(last)));
+        if !state.last_known_elr.is_empty() {
+            line.push_str(&format!(" last=[{}]", self.part_list(&state.last_known_elr)));
         }
         Ok(vec![line])
     }

@@ -121,7 +121,7 @@ fn a_replaced_disk_never_becomes_the_truth() {
     cluster.accept(registration);
     cluster.unfence(1);
     assert_eq!(cluster.view(), (None, vec![], vec![]));
-    assert_eq!(cluster.p().last_known_leader, None);
+    assert_eq!(cluster.last_known(), []);
 }
 
 #[test]
@@ -188,12 +188,12 @@ fn a_dead_broker_can_be_forgotten_but_not_a_live_one() {
 }
 
 #[test]
-fn a_broker_that_is_forgotten_cannot_return_empty_and_be_the_last_known_leader() {
+fn a_broker_that_is_forgotten_cannot_return_empty_and_lead_as_the_last_known() {
     let mut cluster = Cluster::of(2);
     cluster.topic(&[&[1, 2]]);
     cluster.set_isr(&[1]);
     cluster.register(1, BrokerEpoch::NONE);
-    assert_eq!((cluster.view(), cluster.p().last_known_leader), ((None, vec![], vec![]), Some(NodeId(1))));
+    assert_eq!((cluster.view(), cluster.last_known()), ((None, vec![], vec![]), vec![1]));
     // Forgetting the broker would forget which disk it had, and with it that the next one is another.
     cluster.refuse(UnregisterBroker { node: NodeId(1) }, ErrorCode::PolicyViolation);
     let mut empty = cluster.registration(1, BrokerEpoch::NONE);

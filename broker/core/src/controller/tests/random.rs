@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_model::{LeaderEpoch, Offset};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,6 +21,7 @@ enum Step {
     Isr { topic: u8, partition: usize, members: u8, stale: bool, recovering: bool },
     MinIsr { topic: Option<u8>, value: u8 },
     Elect,
+    Report { topic: u8, partition: usize, node: i32, epoch: i32, end: i64 },
     Retry(usize),
 }
 
@@ -43,8 +45,10 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (topic.clone(), 0..3usize, any::<u8>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
             |(topic, partition, members, stale, recovering)| Step::Isr { topic, partition, members, stale, recovering }
         ),
-        2 => (prop::option::of(topic), 1..4u8).prop_map(|(topic, value)| Step::MinIsr { topic, value }),
+        2 => (prop::option::of(topic.clone()), 1..4u8).prop_map(|(topic, value)| Step::MinIsr { topic, value }),
         1 => Just(Step::Elect),
+        6 => (topic, 0..3usize, 1..=BROKERS, 0..2i32, 0..4i64)
+            .prop_map(|(topic, partition, node, epoch, end)| Step::Report { topic, partition, node, epoch, end }),
         1 => any::<usize>().prop_map(Step::Retry),
     ]
 }
@@ -59,6 +63,8 @@ type Holders = BTreeMap<(TopicId, i32), BTreeSet<NodeId>>;
 struct Run {
     cluster: Cluster,
     holders: Holders,
+    /// The last thing told of each log in its broker's registration.
+    told: BTreeMap<((TopicId, i32), NodeId), (i32, i64)>,
     topics: u128,
 }
 
@@ -135,6 +141,20 @@ impl Run {
                 alter(resource, "min.insync.replicas", ConfigOp::Set, Some(&value.to_string())).into()
             }
             Step::Elect => ElectLeaders { election: ElectionType::Preferred, partitions: vec![] }.into(),
+            Step::Report { topic, partition, node, epoch, end } => {
+                let topic = state.topic(&name(topic))?;
+                let partition_state = topic.partitions.get(partition)?;
+                ReportLog {
+                    node: NodeId(node),
+                    broker_epoch: self.cluster.epoch(node),
+                    topic_id: topic.id,
+                    partition: PartitionIndex(partition as i32),
+                    leader_epoch: partition_state.leader_epoch,
+                    last_epoch: LeaderEpoch(epoch),
+                    log_end: Offset(end),
+                }
+                .into()
+            }
             Step::Retry(_) => return None,
         })
     }
@@ -152,7 +172,16 @@ impl Run {
         let caught_up = matches!(command, Command::AlterPartition(_));
         let registered = if let Command::RegisterBroker(c) = &command { Some(c.clone()) } else { None };
         let old = registered.as_ref().and_then(|c| self.cluster.state.broker(c.node).cloned());
+        let node = registered.as_ref().map(|command| command.node);
+        let told = if let Command::ReportLog(told) = &command { Some(*told) } else { None };
         let result = self.cluster.propose(command);
+        if let (Some(told), CommandResult::Done) = (told, &result) {
+            let key = ((told.topic_id, told.partition.0), told.node);
+            self.told.insert(key, (told.last_epoch.0, told.log_end.0));
+        }
+        if let (Some(node), CommandResult::Registered(_)) = (node, &result) {
+            self.told.retain(|(_, other), _| *other != node);
+        }
         let changes = std::mem::take(&mut self.cluster.changes);
         if let (Some(command), CommandResult::Registered(_)) = (registered, result) {
             let trusted = old
@@ -164,7 +193,7 @@ impl Run {
             }
         }
         for change in changes {
-            self.follow(change, caught_up);
+            self.follow(change, caught_up, node);
         }
         for (topic, index, state) in self.cluster.state.partitions() {
             // With enough replicas in sync, records may be acknowledged that nobody else has.
@@ -174,7 +203,7 @@ impl Run {
         }
     }
 
-    fn follow(&mut self, change: Change, caught_up: bool) {
+    fn follow(&mut self, change: Change, caught_up: bool, registered: Option<NodeId>) {
         let Change::Partition { topic_id, partition, state, previous, .. } = change else { return };
         let key = (topic_id, partition.0);
         let Some(previous) = previous else {
@@ -190,9 +219,19 @@ impl Run {
         }
         match state.leader {
             Some(leader) if !led_on && state.recovery == LeaderRecovery::Recovering && previous.isr.is_empty() => {
-                // Elected as it is; only the last known leader may be, and only when nobody better can return.
+                // Elected as it is; only one of those that were distrusted may be, only when nobody better can return, and
+                // only one with the longest log of all of them.
                 if !holders.contains(&leader) {
-                    assert_eq!(previous.last_known_leader, Some(leader), "{previous:?} -> {state:?}");
+                    let member = |node: &&NodeId| state.last_known_elr.contains(*node) || **node == leader;
+                    let members: Vec<NodeId> = state.replicas.iter().filter(member).copied().collect();
+                    let told = &self.told;
+                    let end = |node: &NodeId| told.get(&(key, *node)).copied();
+                    let known = |node: &NodeId| previous.last_known_elr.contains(node) || registered == Some(*node);
+                    assert!(members.iter().all(known), "{previous:?} -> {state:?}");
+                    let alone = members.len() == 1;
+                    let most = members.iter().map(end).max().flatten();
+                    assert!(alone || members.iter().all(|node| end(node).is_some()), "{previous:?} -> {state:?}");
+                    assert!(alone || end(&leader) == most, "{previous:?} -> {state:?}");
                 }
                 *holders = BTreeSet::from([leader]);
             }
@@ -212,7 +251,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut run = Run { cluster: Cluster::of(BROKERS), holders: Holders::new(), topics: 0 };
+        let mut run = Run { cluster: Cluster::of(BROKERS), holders: Holders::new(), told: BTreeMap::new(), topics: 0 };
         let cut = cut.index(steps.len());
         let mut snapshot = (run.cluster.state.encode_snapshot(), run.cluster.log.len());
         for (position, step) in steps.iter().enumerate() {

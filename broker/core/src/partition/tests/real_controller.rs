@@ -2,13 +2,14 @@
 //! lost, delayed, repeated or reordered, who is fenced, stopped, killed (with or without its tail, or with its whole
 //! disk), when min.insync.replicas changes, and when each broker hears of what was committed.
 //!
-//! What is promised: with acks=all and min.insync.replicas of 2 or more, no acknowledged record is lost as long as one
-//! replica that the controller trusts was not itself killed. The seed therefore kills only while another trusted
-//! replica is left and no earlier crash is unknown to the controller; everyone may stop in order at any time. After every step each trusted replica has everything that
-//! was acknowledged, no leader was elected uncleanly, and nothing that was visible changed. In the end all is repaired,
-//! and the partition must be in sync and take records.
+//! What is promised: with acks=all and min.insync.replicas of 2 or more, no acknowledged record is lost, however many are
+//! killed, as long as one at a time loses what it had. The seed therefore kills whom it likes, stops everyone in order at
+//! any time, and takes its tail or disk from one that is killed when whoever lost his before is in sync again. After
+//! every step everyone in sync, eligible or last known to be who lost nothing has all that was acknowledged, and nothing
+//! that was visible changed. In the end all is repaired, and the partition must be in sync and take records.
 
 mod judge;
+mod strike;
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use super::*;
 use crate::controller::{
     AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, CommandResult, ConfigChange, ConfigOp,
     ConfigResource, CreateTopic, ElectLeaders, ElectionType, Endpoint, Endpoints, Envelope, FenceBroker,
-    IsrMember as Member, MetadataState, ProposalId, RegisterBroker, UnfenceBroker, check_invariants,
+    IsrMember as Member, MetadataState, ProposalId, RegisterBroker, ReportLog, UnfenceBroker, check_invariants,
 };
 
 const SEEDS: u64 = 120;
@@ -67,6 +68,7 @@ struct Seen {
     joined: usize,
     eligible: usize,
     leaderless: usize,
+    longest: usize,
     repeated: usize,
 }
 
@@ -77,7 +79,7 @@ struct Sim {
     entries: Vec<Vec<u8>>,
     history: Vec<Committed>,
     brokers: Vec<Broker>,
-    /// Killed under this epoch and not in sync again since: its log may lack anything.
+    /// Lost something under this epoch and not in sync again since: its log may lack anything.
     tainted: BTreeMap<NodeId, BrokerEpoch>,
     net: Vec<Message>,
     sequence: u64,
@@ -171,6 +173,8 @@ impl Sim {
             self.seen.elected += usize::from(before.leader_epoch != state.leader_epoch);
             self.seen.joined += usize::from(state.isr.len() > before.isr.len());
             self.seen.eligible += usize::from(!state.elr.is_empty() && before.elr.is_empty());
+            let elected = before.leader.is_none() && state.leader.is_some();
+            self.seen.longest += usize::from(elected && before.awaits_reports());
             self.seen.leaderless += usize::from(state.leader.is_none() && before.leader.is_some());
         }
         let status = |node: NodeId| {
@@ -254,7 +258,7 @@ impl Sim {
 
     /// Not while there are eligible leaders: the change forgets them (R12), and with them who can be trusted.
     fn change_min_isr(&mut self) {
-        if !self.state().elr.is_empty() {
+        if !self.state().elr.is_empty() || !self.state().last_known_elr.is_empty() {
             return;
         }
         let value = if self.random.below(2) == 0 { "2" } else { "3" };
@@ -278,37 +282,6 @@ impl Sim {
         let broker = &mut self.brokers[slot(node)];
         (broker.up, broker.clean) = (false, broker.replica.broker_epoch);
         self.seen.stopped += 1;
-    }
-
-    fn kill(&mut self, node: i32) {
-        let state = self.state();
-        // With min.insync.replicas of 2 one crash must not lose anything; two at once, before the controller knows of
-        // either, may: the in-sync set can be exactly these two.
-        if self.tainted.iter().any(|(dead, killed)| self.epoch(dead.0) == *killed) {
-            return;
-        }
-        let trusted = |other: &&NodeId| other.0 != node && !self.tainted.contains_key(*other);
-        if !state.isr.iter().chain(&state.elr).any(|other| trusted(&other)) {
-            return;
-        }
-        self.tainted.insert(NodeId(node), self.brokers[slot(node)].replica.broker_epoch);
-        let what = self.random.below(8);
-        let tail = self.random.below(6);
-        let broker = &mut self.brokers[slot(node)];
-        broker.up = false;
-        self.seen.killed += 1;
-        let end = broker.log.end();
-        match what {
-            0 => {
-                self.incarnations += 1;
-                broker.directory = self.incarnations << 64;
-                broker.log = Log::default();
-                self.seen.lost_disks += 1;
-            }
-            1..6 => broker.log.truncate((end - i64::try_from(tail).unwrap()).max(0)),
-            _ => {}
-        }
-        self.seen.lost_records += usize::from(broker.log.end() < end);
     }
 
     fn restart(&mut self, node: i32) {
@@ -374,7 +347,7 @@ impl Sim {
         }
         let position = self.random.below(self.net.len());
         // Proposals linger: what they were made from is often long gone when they are committed.
-        if matches!(self.net[position], Message::Alter { .. }) && self.random.below(4) != 0 {
+        if matches!(self.net[position], Message::Alter { .. } | Message::Report { .. }) && self.random.below(4) != 0 {
             return;
         }
         let message =
@@ -387,6 +360,7 @@ impl Sim {
                 self.net.push(Message::Altered { proposal, outcome });
             }
             Message::Altered { proposal, outcome } => self.altered(&proposal, outcome),
+            Message::Report { claim, last_epoch } => self.report(&claim, last_epoch),
         }
     }
 
@@ -396,7 +370,9 @@ impl Sim {
         }
         let position = self.random.below(self.net.len());
         match self.net[position].clone() {
-            Message::Fetch { .. } | Message::Fetched { .. } => drop(self.net.swap_remove(position)),
+            Message::Fetch { .. } | Message::Fetched { .. } | Message::Report { .. } => {
+                drop(self.net.swap_remove(position))
+            }
             // The proposer gives up; the proposal itself may still arrive much later.
             Message::Alter { proposal } => self.altered(&proposal, Err(ErrorCode::RequestTimedOut)),
             Message::Altered { proposal, .. } => {
@@ -554,6 +530,11 @@ impl Sim {
                     }
                 }
                 Effect::NoLeader | Effect::IsrChanged { .. } => {}
+                Effect::ReportLog(claim) => {
+                    let last_epoch =
+                        broker.log.records.last().map_or(LeaderEpoch::NONE, |(epoch, _)| LeaderEpoch(*epoch));
+                    self.net.push(Message::Report { claim, last_epoch });
+                }
                 Effect::Removed => panic!("nobody removes replicas here"),
             }
         }
@@ -571,7 +552,7 @@ fn run(seed: u64) -> Seen {
 
 #[test]
 fn acknowledged_records_survive_under_the_real_controller() {
-    let mut counts = [0; 11];
+    let mut counts = [0; 12];
     for seed in 0..SEEDS {
         let outcome = std::panic::catch_unwind(|| run(seed));
         let Ok(s) = outcome else { panic!("seed {seed} broke a rule; its message is above") };
@@ -586,6 +567,7 @@ fn acknowledged_records_survive_under_the_real_controller() {
             s.joined,
             s.eligible,
             s.leaderless,
+            s.longest,
             s.repeated,
         ];
         counts.iter_mut().zip(of_run).for_each(|(count, more)| *count += more);

@@ -81,6 +81,7 @@ pub(super) enum Message {
     Fetched { to: i32, reply: FetchReply, records: Vec<(i32, u64)> },
     Alter { proposal: IsrProposal },
     Altered { proposal: IsrProposal, outcome: Result<PartitionState, ErrorCode> },
+    Report { claim: LogClaim, last_epoch: LeaderEpoch },
 }
 
 type View = [BrokerStatus; 3];
@@ -231,6 +232,7 @@ impl Sim {
                 self.net.push(Message::Altered { proposal, outcome });
             }
             Message::Altered { proposal, outcome } => self.altered(&proposal, outcome),
+            Message::Report { claim, .. } => panic!("this controller asks for no logs: {claim:?}"),
         }
     }
 
@@ -240,7 +242,7 @@ impl Sim {
         }
         let position = self.random.below(self.net.len());
         match self.net[position].clone() {
-            Message::Fetch { .. } | Message::Fetched { .. } => {
+            Message::Fetch { .. } | Message::Fetched { .. } | Message::Report { .. } => {
                 self.net.swap_remove(position);
             }
             // The proposer gives up; the proposal itself may still arrive much later.
@@ -358,6 +360,7 @@ impl Sim {
                     }
                 }
                 Effect::NoLeader | Effect::IsrChanged { .. } => {}
+                Effect::ReportLog(claim) => panic!("this controller distrusts nobody: {claim:?}"),
                 Effect::Removed => panic!("nobody removes replicas here"),
             }
         }

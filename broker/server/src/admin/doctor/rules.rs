@@ -376,11 +376,18 @@ fn registration(facts: &Facts, findings: &mut Vec<Finding>) {
 fn partitions(facts: &Facts, findings: &mut Vec<Finding>) {
     let numbers = &facts.me.replication;
     if numbers.leaderless > 0 {
+        let mut what = format!("{} of {} partitions have no leader.", numbers.leaderless, numbers.partitions);
+        if !numbers.awaited.is_empty() {
+            what.push_str(&format!(
+                " They wait for brokers {:?}, which may hold acknowledged records that nobody else has.",
+                numbers.awaited
+            ));
+        }
         findings.push(finding(
             "partitions_without_leader",
             facts.me.node_id,
             None,
-            format!("{} of {} partitions have no leader.", numbers.leaderless, numbers.partitions),
+            what,
             "Bring back the brokers that hold their in-sync replicas; `kafka-topics --describe --unavailable-partitions` lists them.",
         ));
     }
