@@ -1,6 +1,9 @@
 """The judge itself: every rule is seen to fail on a history of a few lines, and not to fail on one that is right."""
 
+import struct
+
 import pytest
+from harness import history
 from harness.judge import Judge
 
 
@@ -15,11 +18,11 @@ class Story:
         self.events.append({"t": self.now, "op": op, **fields})
         return self
 
-    def send(self, value, offset=None, acks=-1, idem=False, ok=True, partition=0):
+    def send(self, value, offset=None, acks=-1, idem=False, ok=None, partition=0):
         """A record and its outcome; without an offset the outcome is unknown."""
         self("send", by=value.split(".")[0], topic="t", partition=partition, value=value, acks=acks, idem=idem)
-        if offset is not None:
-            self("sent", value=value, ok=ok, offset=offset)
+        if offset is not None or ok is not None:
+            self("sent", value=value, ok=ok is not False, offset=offset)
         return self
 
     def read(self, offset, *values, by="r", assignment=1, **more):
@@ -63,6 +66,12 @@ def test_a_record_of_unknown_outcome_may_be_there_or_not():
     assert Story().send("p.0", None).final("p.0").rules() == []
 
 
+def test_a_record_acknowledged_without_an_offset_is_somewhere():
+    assert Story().send("p.0", ok=True).final().rules() == ["lost write"]
+    assert Story().send("p.0", ok=True).send("p.1", 0).final("p.1", "p.0").rules() == []
+    assert Story().send("p.0", ok=False).final().rules() == []
+
+
 def test_records_sent_with_weaker_acks_may_be_lost():
     assert Story().send("p.0", 0, acks=1).send("p.1", -1, acks=0).final().rules() == []
 
@@ -79,6 +88,10 @@ def test_two_records_acknowledged_at_one_offset_are_told():
 def test_a_record_of_an_idempotent_producer_that_is_there_twice_is_a_duplicate():
     assert Story().send("p.0", None, idem=True).final("p.0", "p.0").rules() == ["duplicate", "order"]
     assert Story().send("p.0", None).final("p.0", "p.0").rules() == [], "others may send twice"
+
+
+def test_an_idempotent_producer_that_gave_a_record_up_may_have_sent_others_twice():
+    assert Story().send("p.0", 0, idem=True).send("p.1", ok=False, idem=True).final("p.0", "p.0").rules() == []
 
 
 def test_records_of_an_idempotent_producer_keep_their_order():
@@ -120,6 +133,32 @@ def test_what_somebody_read_stays_in_the_log():
 
 def test_a_partition_with_fewer_records_than_offsets_has_a_hole():
     assert Story().send("p.0", None).final("p.0", end=2).rules() == ["hole"]
+
+
+def batch(base, producer, epoch, sequence, records=1):
+    raw = bytearray(61)
+    struct.pack_into(">qi", raw, 0, base, 49)
+    struct.pack_into(">i", raw, 23, records - 1)
+    struct.pack_into(">qhi", raw, 43, producer, epoch, sequence)
+    return base, base + records, bytes(raw)
+
+
+@pytest.mark.parametrize("log", [
+    [batch(0, 7, 0, 0), batch(1, 7, 0, 0)],
+    [batch(0, 7, 0, 0, 3), batch(3, 7, 0, 2)],
+    [batch(0, 7, 0, 0), batch(1, 7, 0, 2)],
+    [batch(0, 7, 1, 0), batch(1, 7, 0, 1)],
+    [batch(0, 7, 0, 0), batch(1, 7, 1, 5)],
+    [batch(0, -1, -1, -1), batch(2, -1, -1, -1)],
+])
+def test_a_log_that_repeats_or_skips_a_sequence_or_an_offset_is_told(log):
+    with pytest.raises(AssertionError):
+        history.check_sequences("t-0", log)
+
+
+def test_a_log_in_which_producers_go_on_or_begin_anew_is_right():
+    history.check_sequences("t-0", [batch(0, 7, 0, 4, 2), batch(2, 8, 0, 0), batch(3, 7, 0, 6), batch(4, 7, 1, 0), batch(5, -1, -1, -1),
+                                    batch(6, 8, 0, 1)])
 
 
 def mark(story, epoch, offset):

@@ -114,6 +114,23 @@ def batches(directory):
     return found
 
 
+def check_sequences(name, log):
+    """The batches of a log: offsets are dense, and every (producer, epoch, sequence) is there once and in order."""
+    known, end = {}, None
+    for base, next_, raw in log:
+        assert end is None or base == end, f"{name}: a batch begins at {base}, the one before ends at {end}"
+        end = next_
+        producer, epoch, sequence = struct.unpack_from(">qhi", raw, 43)
+        if producer < 0 or struct.unpack_from(">h", raw, 21)[0] & 0x20:
+            continue
+        if producer in known:
+            last, expected = known[producer]
+            assert epoch >= last, f"{name}@{base}: producer {producer} has epoch {epoch} after {last}"
+            expected = expected if epoch == last else 0
+            assert sequence == expected, f"{name}@{base}: producer {producer} epoch {epoch} has sequence {sequence}, not {expected}"
+        known[producer] = (epoch, (sequence + next_ - base) & 0x7FFFFFFF)
+
+
 def check_replicas_identical(cluster, topic, partitions):
     """All replicas of stopped brokers hold the same bytes as far as all of them reach; returns the records compared."""
     compared = 0

@@ -215,6 +215,8 @@ def replicas_alike(world, placement):
     for topic, partitions in placement.items():
         for p in partitions:
             logs = {n: history.batches(world.cluster[n].data / "data" / f"{topic}-{p.index}") for n in p.replicas}
+            for n, log in logs.items():
+                history.check_sequences(f"{topic}-{p.index} on broker {n}", log)
             start = max((log[0][0] if log else 0) for log in logs.values())
             cut = {n: [(base, next_, data) for base, next_, data in log if base >= start] for n, log in logs.items()}
             first, *others = cut
