@@ -5,6 +5,7 @@ mod follower;
 mod isr;
 mod leader;
 mod real_controller;
+mod report;
 mod sim;
 
 use chronik_model::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch};
