@@ -24,7 +24,7 @@ class Nemesis:
         self.stop = stop
         self.down, self.started = {}, {}
         self.stopping_brokers = {}
-        self.disk_trouble, self.failures = set(), []
+        self.disk_trouble, self.starved, self.failures = set(), set(), []
         self.resolved, self.sockets, self.limits = {}, {}, {}
 
     # -- the time line
@@ -130,7 +130,7 @@ class Nemesis:
         self.record("stopped", node=node, code=code, seconds=round(time.monotonic() - begun, 3))
         if code == -signal.SIGTERM and begun - self.started.get(node, 0.0) < 3:
             return  # the signal came before the process could handle any
-        if code != 0 and not (node in self.disk_trouble and code in DISK_TROUBLE_CODES):
+        if code != 0 and not ((node in self.disk_trouble or node in self.starved) and code in DISK_TROUBLE_CODES):
             self.failures.append(f"broker {node} ended with {code} after SIGTERM")
 
     def _begin_default(self, nodes, _):
@@ -231,6 +231,8 @@ class Nemesis:
         except (OSError, ProcessLookupError):
             self.limits.pop(nodes[0], None)
             return
+        # A write for which there is no descriptor takes the log directory offline, and then no stop is a clean one.
+        self.starved.add(nodes[0])
         self.sockets.setdefault(nodes[0], []).extend(self._connections(broker, 20))
 
     @staticmethod

@@ -175,6 +175,7 @@ class Generation:
         begun = time.monotonic()
         nemesis, world = self.nemesis, self.world
         nemesis.disk_trouble.clear()
+        nemesis.starved.clear()
         producers, administrators, members, others = self._clients(round_)
         everybody = [*producers, *administrators, *members, *others]
         try:
