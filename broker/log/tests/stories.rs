@@ -509,3 +509,17 @@ fn a_log_that_could_not_be_emptied_can_still_be_asked() {
         }
     }
 }
+
+#[test]
+fn a_sync_that_finds_its_log_deleted_does_not_blame_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = log_dir(RealDisk::open(root.path()).unwrap());
+    let (mut log, _) = open_with(&dir, OpenOptions::default());
+    fill(&mut log, 100, 1);
+    let plan = log.prepare_flush().unwrap();
+    log.retire();
+    std::fs::remove_dir_all(root.path().join("data")).unwrap();
+    plan.run().unwrap();
+    log.settle().unwrap();
+    assert_eq!(dir.state(), LogDirState::Online);
+}

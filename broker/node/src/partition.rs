@@ -351,6 +351,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
 
     /// The partition is deleted or moved away: nobody is served any more.
     pub fn end_service(&mut self, now_ms: u64) {
+        self.log.retire();
         let Some(mut state) = self.replica.committed().cloned() else { return };
         state.replicas.clear();
         state.isr.clear();

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chronik_model::{Offset, mutant};
 
@@ -25,8 +26,9 @@ const LIMIT_MAGIC: [u8; 4] = *b"ChRL";
 
 #[derive(Debug, Default)]
 pub(super) struct FlushState {
-    /// Which log a plan was made for: another of the same name may stand in its place by the time it ran.
-    identity: Arc<()>,
+    /// Which log a plan was made for: another of the same name may stand in its place by the time it ran. True once its
+    /// files are being removed.
+    retired: Arc<AtomicBool>,
     pub(super) recovery_point: Offset,
     /// Grows with every truncation.
     pub(super) generation: u64,
@@ -59,7 +61,7 @@ pub struct FlushPlan {
     names: Option<u64>,
     up_to: Offset,
     generation: u64,
-    identity: Arc<()>,
+    retired: Arc<AtomicBool>,
 }
 
 impl FlushPlan {
@@ -96,7 +98,13 @@ impl FlushPlan {
             // The directory of the log may be new itself, so its ancestors are synced too.
             let mut dir = &*self.dir;
             loop {
-                self.log_dir.disk().sync_dir(dir).map_err(self.log_dir.fatal("sync directory", dir))?;
+                match self.log_dir.disk().sync_dir(dir) {
+                    // Deleted meanwhile: there is nothing left to be made durable.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && self.retired.load(Ordering::Acquire) => {
+                        return Ok(());
+                    }
+                    done => done.map_err(self.log_dir.fatal("sync directory", dir))?,
+                }
                 if dir.is_empty() {
                     break;
                 }
@@ -116,9 +124,18 @@ impl FlushPlan {
 }
 
 impl PartitionLog {
+    /// The files of this log are about to be removed: nothing of it has to be made durable any more, and a sync that is
+    /// under way may find them gone. To be called before the first of them goes.
+    pub fn retire(&self) {
+        self.flush.retired.store(true, Ordering::Release);
+    }
+
     /// What has to be synced to make the whole log durable; `None` when it is.
     #[must_use]
     pub fn prepare_flush(&self) -> Option<FlushPlan> {
+        if self.flush.retired.load(Ordering::Acquire) {
+            return None;
+        }
         let names = self.flush.names_dirty().then_some(self.flush.names);
         let dirty = self.segments.iter().filter(|segment| segment.end > self.flush.recovery_point);
         let files: Vec<_> = dirty.map(|segment| (segment.base, Arc::clone(&segment.file))).collect();
@@ -132,13 +149,13 @@ impl PartitionLog {
             names,
             up_to: self.log_end(),
             generation: self.flush.generation,
-            identity: Arc::clone(&self.flush.identity),
+            retired: Arc::clone(&self.flush.retired),
         })
     }
 
     /// Moves the recovery point after a plan ran without error, and returns it.
     pub fn complete_flush(&mut self, plan: &FlushPlan) -> Offset {
-        if Arc::ptr_eq(&plan.identity, &self.flush.identity) && plan.generation == self.flush.generation {
+        if Arc::ptr_eq(&plan.retired, &self.flush.retired) && plan.generation == self.flush.generation {
             self.flush.recovery_point = self.flush.recovery_point.max(plan.up_to);
             if let Some(names) = plan.names {
                 self.flush.names_synced = self.flush.names_synced.max(names);
@@ -184,6 +201,9 @@ impl PartitionLog {
     /// As [`FlushPlan::run`].
     pub fn settle(&mut self) -> Result<Offset, LogError> {
         self.flush()?;
+        if self.flush.retired.load(Ordering::Acquire) {
+            return Ok(self.flush.recovery_point);
+        }
         self.active().store_index(&self.log_dir, &self.dir);
         self.store_snapshot();
         Ok(self.flush.recovery_point)
