@@ -188,6 +188,7 @@ pub fn mutants(args: &Mutants) -> Done {
 fn line(result: &MutantResult) -> String {
     let (by, place) = match &result.caught {
         Some((place, failure)) if failure.invariant == runner::PANIC => ("a panic".to_owned(), place.clone()),
+        Some((place, failure)) if failure.invariant == 0 => ("another answer".to_owned(), place.clone()),
         Some((place, failure)) => (format!("invariant {}", failure.invariant), place.clone()),
         None => ("SURVIVED".to_owned(), String::new()),
     };

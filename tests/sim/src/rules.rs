@@ -17,6 +17,8 @@ pub struct Rule {
     pub kind: String,
     /// Held until it is let go instead of lost.
     pub hold: bool,
+    /// Packets it is for; then it is over.
+    pub times: u32,
 }
 
 /// All rules, and what they hold.
@@ -38,6 +40,11 @@ impl Rules {
         std::mem::take(&mut self.held)
     }
 
+    /// The first that is held; the rules stay.
+    pub fn first(&mut self) -> Option<(Address, Address, Packet)> {
+        if self.held.is_empty() { None } else { Some(self.held.remove(0)) }
+    }
+
     /// Kinds of what is held, in order.
     #[must_use]
     pub fn held(&self) -> Vec<String> {
@@ -55,7 +62,9 @@ impl Rules {
                 kind.strip_prefix(rule.kind.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
             part && rule.from.is_none_or(|who| who == from) && rule.to.is_none_or(|who| who == to)
         };
-        let Some(rule) = self.rules.iter().find(fits) else { return false };
+        let Some(at) = self.rules.iter().position(|rule| rule.times > 0 && fits(&rule)) else { return false };
+        let rule = &mut self.rules[at];
+        rule.times -= 1;
         if rule.hold {
             self.held.push((from, to, packet.clone()));
         }

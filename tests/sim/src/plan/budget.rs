@@ -23,6 +23,8 @@ pub struct Budget {
     lying: bool,
     /// Something of the victim's was or will be written where it does not belong.
     misplaced: bool,
+    /// Their disks failed an operation: nobody trusts their processes until they were started again.
+    pub(crate) sick: BTreeSet<NodeId>,
     /// Removed from the cluster for good.
     pub gone: BTreeSet<NodeId>,
     /// Steps that were declined.

@@ -55,6 +55,7 @@ enum Kind {
     SlowDisk,
     Full,
     IoError,
+    DieWriting,
     FailSync,
     Lie,
     Misdirect,
@@ -86,6 +87,7 @@ const KINDS: &[Kind] = &[
     Kind::SlowDisk,
     Kind::Full,
     Kind::IoError,
+    Kind::DieWriting,
     Kind::FailSync,
     Kind::Lie,
     Kind::Misdirect,
@@ -138,7 +140,7 @@ fn draw_shape(random: &mut SplitMix64, limits: Limits) -> Shape {
         partitions: between(random, 1, 3) as i32,
         replication_factor,
         min_insync,
-        durable: random.chance(25),
+        durable: random.chance(30),
         segment_bytes: pick(random, &[1 << 20, 64 << 10, 16 << 10, 4 << 10]),
         image_every: pick(random, &[10_000, 200, 50, 20]),
         lag_max_ms: pick(random, &[1_500, 3_000, 10_000]),
@@ -345,6 +347,13 @@ fn draw_episode(
             step(at, Fault::Fail(node, on, between(random, 1, 50)));
             step(until, Fault::Repair(node));
         }
+        Kind::DieWriting => {
+            // As if it died at that very write: what it sent before is out, nothing is written, and it starts anew.
+            step(at, Fault::Fail(node, Operation::Append, between(random, 1, 6)));
+            step(until, Fault::Kill(vec![node]));
+            step(until + 1, Fault::Repair(node));
+            step(until + 2, Fault::Boot(vec![node]));
+        }
         Kind::FailSync => {
             let on = pick(random, &[Operation::Sync, Operation::Sync, Operation::SyncDir]);
             step(at, Fault::Fail(victim, on, between(random, 1, 10)));
@@ -362,7 +371,7 @@ fn draw_episode(
             step(until + random.below(3 * SECOND), Fault::Boot(vec![victim]));
         }
         Kind::Spoil => {
-            let target = pick(random, &[Target::Partition, Target::Partition, Target::Raft]);
+            let target = pick(random, &[Target::Partition, Target::Raft]);
             step(at, Fault::Spoil(victim, target, pick(random, &[Damage::Flip, Damage::LoseEnd]), seed));
             step(until, Fault::Boot(vec![victim]));
         }

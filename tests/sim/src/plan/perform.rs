@@ -60,6 +60,9 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
         }
         _ => {}
     }
+    if let Fault::Fail(node, ..) = fault {
+        budget.sick.insert(*node);
+    }
     world.budget = budget;
     act(world, fault);
     true
@@ -239,8 +242,9 @@ pub(crate) fn repair(world: &mut World, node: NodeId) {
             host.disk.heal();
         }
     }
-    if survey::is_offline(world, node) {
-        // A log directory that failed stays offline until its process starts again: part of the repair.
+    if world.budget.sick.remove(&node) || survey::is_offline(world, node) {
+        // What a failed operation stopped (a log directory, the loading of a group) waits for another start: part of
+        // the repair.
         world.kill(node);
         boot(world, node);
     }

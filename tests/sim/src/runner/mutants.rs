@@ -61,7 +61,9 @@ fn one(mutant: Mutant, from: u64, seeds: u64, options: Options, scenarios: &[Sce
     }
     for seed in from..from.saturating_add(seeds) {
         result.worlds += 1;
-        if let Some(failure) = run_seed(seed, options).failure {
+        if let Some(failure) = run_seed(seed, options).failure
+            && sound(mutant, seed, options, &mut result)
+        {
             result.caught = Some((format!("seed {seed}"), failure));
             break;
         }
@@ -75,7 +77,16 @@ fn one(mutant: Mutant, from: u64, seeds: u64, options: Options, scenarios: &[Sce
             }
         }
     }
-    result.reached = mutant::reached();
+    result.reached += mutant::reached();
     let _off = mutant::select(None);
     result
+}
+
+/// Whether the seed is well without the mutant: a seed that fails anyway noticed nothing.
+fn sound(mutant: Mutant, seed: u64, options: Options, result: &mut MutantResult) -> bool {
+    result.reached += mutant::reached();
+    let _off = mutant::select(None);
+    let sound = run_seed(seed, options).failure.is_none();
+    let _on = mutant::select(Some(mutant));
+    sound
 }

@@ -27,7 +27,8 @@ pub fn broker_config(shape: &Shape, node: NodeId) -> BrokerConfig {
     let voters: Vec<NodeId> = shape.founders().collect();
     let mut config = BrokerConfig::new(node, &voters);
     config.every_ack = shape.durable;
-    config.flush_delay_ms = if shape.durable { 2 } else { 0 };
+    // From a fast disk to one that takes its time: what is lost in between must not have been acknowledged.
+    config.flush_delay_ms = if shape.durable { [0, 2, 20, 100][shape.victim.0.unsigned_abs() as usize % 4] } else { 0 };
     config.lag_max_ms = shape.lag_max_ms;
     config.raft.compact_entries = shape.image_every;
     config.raft.compact_keep_entries = (shape.image_every / 5).max(1);
@@ -120,8 +121,8 @@ fn spawn_clients(world: &mut World, shape: &Shape) {
             topics: topics.clone(),
             session_timeout_ms: 6_000,
             heartbeat_ms: 1_000,
-            commit_ms: 500,
-            leave_every_ms: if number == 0 { 0 } else { 8_000 },
+            commit_ms: 200,
+            leave_every_ms: if number == 0 { 0 } else { 4_000 },
         }));
     }
     for (id, kind) in kinds.into_iter().enumerate() {

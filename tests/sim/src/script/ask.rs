@@ -121,6 +121,19 @@ impl Stage {
         })
     }
 
+    /// Asks one broker once, and tells the answer.
+    pub(super) fn create(&mut self, rest: &str) -> Answer {
+        let words = Words::new(rest);
+        let (node, name) = (self.node(words.at(0)?)?, TopicName::from(words.at(1)?));
+        self.topics.push(name.clone());
+        let request = ClientRequest::CreateTopic { name, partitions: 1, replication_factor: -1, configs: words.rest() };
+        Ok(vec![match self.ask(node, request, LONG)? {
+            Heard::Reply(ClientReply::Done(ErrorCode::None)) => "created".to_owned(),
+            Heard::Reply(ClientReply::Done(code)) => format!("refused: {code:?}"),
+            _ => "no answer".to_owned(),
+        }])
+    }
+
     pub(super) fn config(&mut self, rest: &str) -> Answer {
         let words = Words::new(rest);
         let topic = TopicName::from(words.at(0)?);

@@ -128,6 +128,7 @@ impl Stage {
         match name {
             "cluster" => self.cluster(rest),
             "topic" => self.topic(rest),
+            "create" => self.create(rest),
             "let" => self.assign(rest),
             "produce" => self.produce(rest),
             "start" => self.start(rest),
@@ -150,9 +151,22 @@ impl Stage {
                 Ok(Vec::new())
             }
             "part" => self.cut_off(rest),
+            // A plan replaces the disk that a broker refuses; here it just stays down.
+            "boot" => {
+                let nodes = rest.split_whitespace().map(|word| self.node(word)).collect::<Result<Vec<_>, _>>()?;
+                nodes.into_iter().for_each(|node| self.world.boot(node));
+                Ok(Vec::new())
+            }
             "drop" => self.rule(rest, false),
             "hold" => self.rule(rest, true),
             "held" => Ok(self.world.kernel.rules.held().into_iter().map(|line| self.with_parts(&line)).collect()),
+            "release" if rest.trim() == "first" => {
+                let Some((from, to, packet)) = self.world.kernel.rules.first() else {
+                    return Err(harness("nothing is held".to_owned()));
+                };
+                self.world.kernel.transmit(from, to, packet);
+                Ok(Vec::new())
+            }
             "release" => {
                 for (from, to, packet) in self.world.kernel.rules.end() {
                     self.world.kernel.transmit(from, to, packet);
@@ -258,13 +272,14 @@ impl Stage {
     }
 
     fn rule(&mut self, rest: &str, hold: bool) -> Answer {
-        let words = Words::new(rest);
+        let mut words = Words::new(rest);
+        let times = words.number("times", u32::MAX)?;
         let who = |stage: &Self, word: &str| match word {
             "*" => Ok(None),
             name => stage.node(name).map(|node| Some(Address::Broker(node))),
         };
         let (from, to) = (who(self, words.at(0)?)?, who(self, words.at(1)?)?);
-        self.world.kernel.rules.add(Rule { from, to, kind: words.at(2)?.to_owned(), hold });
+        self.world.kernel.rules.add(Rule { from, to, kind: words.at(2)?.to_owned(), hold, times });
         Ok(Vec::new())
     }
 
