@@ -126,6 +126,8 @@ pub enum ClientRequest {
     DeleteTopic(TopicName),
     /// One setting of a topic; `None` takes it back.
     AlterTopicConfig(TopicName, String, Option<String>),
+    /// From which index on the metadata of the one asked is as new as any; for scripts.
+    ReadIndex,
     /// A producer id for idempotence.
     InitProducerId,
     /// Append one batch (record batch v2, as `BatchBuilder` makes it).
@@ -253,6 +255,8 @@ pub enum ClientReply {
     Metadata(MetadataView),
     /// To the changes of topics.
     Done(ErrorCode),
+    /// To [`ClientRequest::ReadIndex`]; `None` when the one asked cannot say.
+    ReadIndex(Option<RaftIndex>),
     /// To [`ClientRequest::InitProducerId`].
     ProducerId(Result<(i64, i16), ErrorCode>),
     /// To [`ClientRequest::Produce`] with acks 1 or -1.

@@ -47,6 +47,8 @@ pub(super) enum Said {
     /// An answer.
     Propose(Proposer, ProposeAnswer),
     /// An answer.
+    Read(Address, u64, Option<RaftIndex>),
+    /// An answer.
     Membership(Address, u64, Result<Membership, MembershipError>),
     /// An answer.
     Transfer(Result<NodeId, TransferError>),
@@ -71,7 +73,7 @@ pub struct SimHost {
 
 impl Host for SimHost {
     type Propose = Proposer;
-    type Read = ();
+    type Read = (Address, u64);
     type Membership = (Address, u64);
     type Transfer = ();
     type Heartbeat = Reporter;
@@ -128,8 +130,8 @@ impl Host for SimHost {
         self.said.push_back(Said::Propose(asker, answer));
     }
 
-    fn answer_read(&mut self, (): (), _answer: Option<RaftIndex>) {
-        // Nothing in a broker asks for one yet.
+    fn answer_read(&mut self, (to, id): (Address, u64), answer: Option<RaftIndex>) {
+        self.said.push_back(Said::Read(to, id, answer));
     }
 
     fn answer_membership(&mut self, (to, id): (Address, u64), answer: Result<Membership, MembershipError>) {

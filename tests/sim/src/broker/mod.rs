@@ -270,6 +270,7 @@ impl Broker {
                 self.failure = Some(reason);
             }
             Said::Propose(proposer, answer) => self.on_proposed(ctx, proposer, answer),
+            Said::Read(to, id, answer) => self.reply_client(ctx, to, id, ClientReply::ReadIndex(answer)),
             Said::Membership(to, id, answer) => self.answer_membership(ctx, to, id, answer),
             Said::Transfer(answer) => self.on_transfer(ctx, answer),
             Said::Heartbeat(reporter, answer) => self.answer_heartbeat(ctx, reporter, answer),

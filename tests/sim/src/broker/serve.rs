@@ -12,6 +12,7 @@ use chronik_log::{AppendOrigin, split_batches};
 use chronik_model::batch::BatchHeader;
 use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName, TopicPartition};
 use chronik_node::partition::Append;
+use chronik_node::quorum::Input;
 use chronik_node::settings::OFFSETS_TOPIC;
 
 use super::alarms::{Alarm, AlarmId};
@@ -116,6 +117,7 @@ impl Broker {
                 let command = AlterConfigs { resource: ConfigResource::Topic(topic), changes, replace: false };
                 self.propose(ctx, command, ADMIN_MS, Purpose::Client(from, id, Wish::Done));
             }
+            ClientRequest::ReadIndex => self.tell_quorum(Input::ReadIndex((from, id))),
             ClientRequest::InitProducerId => {
                 self.serving.ids_wanted.push_back((from, id));
                 self.hand_out_ids(ctx);

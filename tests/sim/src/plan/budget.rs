@@ -142,8 +142,14 @@ impl Budget {
         std::mem::take(&mut self.misplaced)
     }
 
+    /// No more faults: what lied is repaired, and what it had lost by then may still come out.
+    pub(crate) fn end_faults(&mut self) {
+        self.tainted |= self.lying;
+        self.lying = false;
+    }
+
     /// The lie came out.
-    pub(crate) fn end_lie(&mut self) {
+    pub(super) fn end_lie(&mut self) {
         self.lying = false;
     }
 

@@ -82,7 +82,7 @@ fn heal(world: &mut World) -> Micros {
     world.kernel.net.weather = world.plan.shape.weather;
     world.kernel.net.weather.loss = 0;
     world.kernel.net.weather.late = 0;
-    world.budget.end_lie();
+    world.budget.end_faults();
     for node in &nodes {
         plan::repair(world, *node);
         if let Some(host) = world.hosts.get_mut(node) {

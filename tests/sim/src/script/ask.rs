@@ -121,6 +121,19 @@ impl Stage {
         })
     }
 
+    /// Asks a broker for a linearizable read, and compares what it says with what was committed when it was asked.
+    pub(super) fn read(&mut self, who: &str) -> Answer {
+        let node = self.node(who)?;
+        let all = self.world.hosts.keys().filter_map(|node| survey::up(&self.world, *node));
+        let committed = all.map(|broker| broker.quorum_status().commit).max();
+        Ok(vec![match self.ask(node, ClientRequest::ReadIndex, PATIENCE)? {
+            Heard::Reply(ClientReply::ReadIndex(Some(index))) if Some(index) < committed => "stale".to_owned(),
+            Heard::Reply(ClientReply::ReadIndex(Some(_))) => "fresh".to_owned(),
+            Heard::Reply(_) => "it cannot say".to_owned(),
+            _ => "no answer".to_owned(),
+        }])
+    }
+
     /// Asks one broker once, and tells the answer.
     pub(super) fn create(&mut self, rest: &str) -> Answer {
         let words = Words::new(rest);

@@ -129,6 +129,7 @@ impl Stage {
             "cluster" => self.cluster(rest),
             "topic" => self.topic(rest),
             "create" => self.create(rest),
+            "read" => self.read(rest.trim()),
             "let" => self.assign(rest),
             "produce" => self.produce(rest),
             "start" => self.start(rest),
