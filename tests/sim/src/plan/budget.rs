@@ -21,8 +21,8 @@ pub struct Budget {
     tainted: bool,
     /// The victim's disk claims to keep what it does not.
     lying: bool,
-    /// Something of the victim's was or will be written where it does not belong.
-    misplaced: bool,
+    /// What the victim's disk says it kept, below any recovery point or clean end, may not be there.
+    distrusted: bool,
     /// Their disks failed an operation: nobody trusts their processes until they were started again.
     pub(crate) sick: BTreeSet<NodeId>,
     /// Removed from the cluster for good.
@@ -132,14 +132,14 @@ impl Budget {
         self.lying = true;
     }
 
-    /// Something is written to the wrong place.
-    pub(super) fn misplace(&mut self) {
-        self.misplaced = true;
+    /// The victim's disk is not to be believed before it was checked whole.
+    pub(super) fn distrust(&mut self) {
+        self.distrusted = true;
     }
 
-    /// Whether something was written to the wrong place since this was asked last.
-    pub(super) fn take_misplaced(&mut self) -> bool {
-        std::mem::take(&mut self.misplaced)
+    /// Whether the disk has to be checked whole since this was asked last.
+    pub(super) fn take_distrust(&mut self) -> bool {
+        std::mem::take(&mut self.distrusted)
     }
 
     /// No more faults: what lied is repaired, and what it had lost by then may still come out.

@@ -49,11 +49,11 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
             }
             budget.end_lie();
         }
-        Fault::Misdirect(..) => {
+        Fault::Misdirect(..) | Fault::Lie(_) => {
             budget.begin_lie();
-            budget.misplace();
+            budget.distrust();
         }
-        Fault::Lie(_) | Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => budget.begin_lie(),
+        Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _) => budget.begin_lie(),
         Fault::Spoil(..) | Fault::Wipe(_) => budget.taint(),
         Fault::Remove(node) => {
             budget.gone.insert(*node);
@@ -99,7 +99,7 @@ fn act(world: &mut World, fault: &Fault) {
         Fault::PowerCut(nodes) => {
             nodes.iter().for_each(|node| world.power_cut(*node));
             let victim = world.plan.shape.victim;
-            if nodes.contains(&victim) && world.budget.take_misplaced() {
+            if nodes.contains(&victim) && world.budget.take_distrust() {
                 check_everything(world, victim);
             }
         }
