@@ -308,7 +308,7 @@ fn files_that_come_and_go_leave_no_memory_behind() {
 #[test]
 fn an_observer_brings_no_fault_nearer_and_does_no_work() {
     let (disk, file) = disk_with("a", TEXT);
-    disk.take_cost();
+    let _ = disk.take_cost();
     disk.inject(Fault::Fail(Operation::Read, 1));
     assert_eq!(disk.observe(|| file.read_at(0, TEXT.len())).unwrap(), TEXT);
     assert_eq!(disk.take_cost(), Cost::default());
