@@ -19,6 +19,14 @@ def start(directory, minutes, *args):
     return subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.fixture
+def place(tmp_path):
+    """A directory for runs; what a failed test leaves of them is removed."""
+    yield tmp_path
+    clean = start(tmp_path / "run", 0, "--clean")
+    clean.communicate(timeout=60)
+
+
 def traces(directory):
     """What a run that is over must not have left: mounts, namespaces and processes of its own."""
     left = [line for line in Path("/proc/mounts").read_text().splitlines() if str(directory) in line]
@@ -36,42 +44,41 @@ def traces(directory):
 
 @pytest.mark.soak
 @pytest.mark.timeout(MINUTES * 60 + 900)
-def test_random_faults_on_real_processes_break_no_promise(tmp_path):
-    run = start(tmp_path, MINUTES)
+def test_random_faults_on_real_processes_break_no_promise(place):
+    run = start(place, MINUTES)
     output = []
     for line in run.stdout:
         output.append(line)
         print(line, end="", flush=True)
     assert run.wait() == 0, "".join(output[-60:])
-    assert traces(tmp_path) == []
+    assert traces(place) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_soak_that_is_interrupted_leaves_nothing_behind(tmp_path, number):
-    run = start(tmp_path, 10, "7")
+def test_a_soak_that_is_interrupted_leaves_nothing_behind(place, number):
+    run = start(place, 10, "7")
     try:
-        wait.until(lambda: list(tmp_path.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
+        wait.until(lambda: list(place.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
         run.send_signal(number)
         assert run.wait(60) != 0
     finally:
         if run.poll() is None:
             run.kill()
         run.stdout.close()
-    wait.until(lambda: not traces(tmp_path), f"no traces, but there are {traces(tmp_path)}", 20)
+    wait.until(lambda: not traces(place), f"no traces, but there are {traces(place)}", 20)
 
 
-def test_a_killed_soak_is_cleaned_up_by_the_next_command(tmp_path):
-    run = start(tmp_path, 10, "8")
-    wait.until(lambda: list(tmp_path.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
+def test_a_killed_soak_is_cleaned_up_by_the_next_command(place):
+    run = start(place, 10, "8")
+    wait.until(lambda: list(place.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
     run.kill()
-    run.wait()
-    run.stdout.close()
-    assert traces(tmp_path), "the test tests nothing"
-    clean = start(tmp_path / "run", 0, "--clean")
+    run.communicate()
+    assert traces(place), "the test tests nothing"
+    clean = start(place / "run", 0, "--clean")
     assert clean.wait(30) == 0, clean.stdout.read()
     clean.stdout.close()
     time.sleep(0.2)
-    assert traces(tmp_path) == []
+    assert traces(place) == []
 
 
 def test_a_seed_always_draws_the_same_actions():

@@ -82,13 +82,13 @@ class Loader(Client):
             number += 1
             self.record("send", by=life, topic=topic, partition=partition, value=name, acks=self.acks, idem=self.idempotent)
             try:
+                client.poll(0)
                 client.produce(topic, encode(name), partition=partition, on_delivery=self._delivered(name))
                 self.sent += 1
-            except BufferError:
-                client.poll(0.2)
             except KafkaException as error:
                 fatal = error.args[0]
-            client.poll(0)
+            except BufferError:
+                self.stopping.wait(0.2)
             self.stopping.wait(1 / self.rate)
         try:
             left = client.flush(90)
