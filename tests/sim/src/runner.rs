@@ -12,13 +12,11 @@ mod settle;
 mod shrink;
 mod start;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 pub use corpus::{CorpusError, Entry, read_corpus, read_plan};
 pub use fleet::{Fleet, FleetReport};
 pub use mutants::{MutantResult, Scenario, hunt};
+pub(crate) use report::guarded;
 pub use report::{failure, story};
-pub(crate) use report::{panic_text, quiet_panics};
 pub(crate) use settle::settle;
 pub use shrink::{Shrunk, shrink};
 pub use start::{broker_config, build};
@@ -99,26 +97,19 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
 /// Runs a plan. A panic anywhere in the world is a failure like any other.
 #[must_use]
 pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
-    quiet_panics();
-    // The world is looked at after a panic only for its story, which no invariant depends on.
-    let mut world = match catch_unwind(AssertUnwindSafe(|| build(plan, detail))) {
+    let panicked = |text| Failure { invariant: PANIC, text };
+    let mut world = match guarded(|| build(plan, detail)) {
         Ok(world) => world,
-        Err(payload) => {
-            let failure = Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) });
-            return Outcome { failure, ..Outcome::default() };
-        }
+        Err(text) => return Outcome { failure: Some(panicked(text)), ..Outcome::default() },
     };
-    let result = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
-    let failure = match result {
+    let failure = match guarded(|| live(&mut world)) {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation.into()),
-        Err(payload) => Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) }),
+        Err(text) => Some(panicked(text)),
     };
     let outcome = summary(&world, failure);
-    if outcome.failure.as_ref().is_some_and(|failure| failure.invariant == PANIC) {
-        // What a panic left half done must not be dropped with it.
-        drop(catch_unwind(AssertUnwindSafe(move || drop(world))));
-    }
+    // What a panic left half done may panic once more.
+    let _dropped = guarded(move || drop(world));
     outcome
 }
 

@@ -23,10 +23,9 @@ mod wait;
 
 use std::fmt::Write as _;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::runner::{Failure, PANIC, panic_text, quiet_panics};
+use crate::runner::{Failure, PANIC, guarded};
 use crate::trace::Detail;
 use stage::Stage;
 
@@ -85,10 +84,9 @@ struct Played {
 }
 
 fn play(text: &str, detail: Detail) -> Played {
-    quiet_panics();
     let mut played = Played { blessed: String::new(), differences: String::new(), failure: None, story: String::new() };
     let mut stage = Stage::new(detail);
-    let result = catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
+    let result = guarded(|| -> Result<(), Failure> {
         for line in parse(text) {
             match line {
                 Line::Text(text) => {
@@ -115,15 +113,14 @@ fn play(text: &str, detail: Detail) -> Played {
             }
         }
         stage.end()
-    }));
+    });
     played.failure = match result {
         Ok(result) => result.err(),
-        Err(payload) => Some(Failure { invariant: PANIC, text: panic_text(payload.as_ref()) }),
+        Err(text) => Some(Failure { invariant: PANIC, text }),
     };
     played.story = stage.story();
-    if played.failure.as_ref().is_some_and(|failure| failure.invariant == PANIC) {
-        drop(catch_unwind(AssertUnwindSafe(move || drop(stage))));
-    }
+    // What a panic left half done may panic once more.
+    let _dropped = guarded(move || drop(stage));
     played
 }
 

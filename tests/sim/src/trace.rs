@@ -79,7 +79,6 @@ impl Trace {
             return;
         }
         let text = text();
-        self.mix_bytes(text.as_bytes());
         self.keep(format!("{:>10.3} {who:<4} {text}", now as f64 / 1000.0));
     }
 

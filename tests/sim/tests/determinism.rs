@@ -19,7 +19,7 @@ fn a_hundred_seeds_tell_the_same_story_twice() {
             (second.hash, second.events, second.simulated),
             "seed {seed} went two ways"
         );
-        assert!(first.events > 1_000, "seed {seed}: nothing happened in it");
+        assert!(first.events > 100, "seed {seed}: nothing happened in it");
     }
 }
 

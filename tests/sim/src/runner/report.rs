@@ -1,8 +1,8 @@
 //! What a person reads when a world failed.
 
-use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use super::{Failure, Outcome};
@@ -12,28 +12,30 @@ use crate::plan::Plan;
 const SHOWN: usize = 60;
 
 thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Panics of worlds are kept for the report instead of being printed at once.
-pub(crate) fn quiet_panics() {
+/// Does something in which a panic is a result: it is kept for the report instead of being printed, and given back as text.
+pub(crate) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                return before(info);
+            }
             let place =
                 info.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
             let text = info.payload_as_str().unwrap_or("no text");
             PANICKED.set(Some(format!("{text}{place}")));
         }));
     });
-}
-
-/// What the last panic of this thread said.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let plain = || {
-        payload.downcast_ref::<String>().cloned().or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-    };
-    PANICKED.take().or_else(plain).unwrap_or_else(|| "no text".to_owned())
+    GUARDED.set(true);
+    // What was half done is looked at for its story only.
+    let result = catch_unwind(AssertUnwindSafe(act));
+    GUARDED.set(false);
+    result.map_err(|_payload| PANICKED.take().unwrap_or_else(|| "no text".to_owned()))
 }
 
 /// The report of a failed plan: seed, shape, invariant, last events, and how to see it again.
