@@ -432,9 +432,7 @@ impl Member {
                 None => topics.push(OffsetCommitTopic { name: tp.topic.clone(), partitions: vec![partition] }),
             }
         }
-        // Now and then a thread of it that has not heard of the rebalance commits: it must be refused.
-        let late = self.generation > 1 && ctx.kernel.streams.workload.chance(2);
-        let generation = if late { self.generation - 1 } else { self.generation };
+        let generation = self.generation - i32::from(self.generation > 1 && ctx.kernel.streams.workload.chance(2)); // who missed a rebalance is refused
         let request = OffsetCommitRequest {
             group_id: self.config.group.clone(),
             generation_id: generation,
