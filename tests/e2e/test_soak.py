@@ -60,7 +60,7 @@ def test_a_soak_that_is_interrupted_leaves_nothing_behind(place, number):
     try:
         wait.until(lambda: list(place.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
         run.send_signal(number)
-        assert run.wait(60) != 0
+        assert run.wait(200) != 0
     finally:
         if run.poll() is None:
             run.kill()

@@ -99,8 +99,7 @@ impl<D: Disk + Clone> Replica<D> {
         config.validate()?;
         let store = Store::open(disk, dir, config.node, config.segment_bytes, start)?;
         let image = store.read_image()?;
-        let oldest = || raft::Storage::first_index(&store).unwrap_or(1) - 1;
-        let applied = if mutant!(ImageIgnoresIndex) { oldest() } else { store.image_index() };
+        let applied = store.image_index();
         let (index, members) = store.members();
         let membership = membership(index, &members.voters, &members.learners);
         let term = Term(store.hard().term);

@@ -63,8 +63,6 @@ mutants! {
     ForgetMembers "forget-members" caught by [13, 2];
     /// A leader answers linearizable reads without asking a majority.
     StaleRead "stale-read" caught by [4, 10];
-    /// Entries that the state image covers are applied to it again at restart.
-    ImageIgnoresIndex "image-ignores-index" caught by [10];
     /// A state image that the leader sent is taken as installed and the old state stays.
     InstallKeepsState "install-keeps-state" caught by [10];
 
@@ -109,8 +107,6 @@ mutants! {
     IgnoreMinIsr "ignore-min-isr" caught by [1];
     /// Records above the high watermark are served to consumers.
     ServeUncommitted "serve-uncommitted" caught by [4];
-    /// A fetch of an earlier registration of a follower moves the high watermark.
-    StaleFollowerCounts "stale-follower-counts" caught by [1, 8];
     /// The leader does not compare epochs with a follower.
     NoDivergenceCheck "no-divergence-check" caught by [3, 1];
     /// A new follower cuts its log at the high watermark, as before KIP-101.

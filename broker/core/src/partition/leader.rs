@@ -273,7 +273,7 @@ impl PartitionReplica {
         }
         let registered = self.brokers.get(&fetch.replica).map(|broker| broker.epoch);
         let stale = fetch.replica_epoch != BrokerEpoch::NONE && registered.is_some_and(|at| at > fetch.replica_epoch);
-        if stale && !mutant!(StaleFollowerCounts) { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
+        if stale { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
     }
 
     fn on_progress(&mut self, fetch: &FollowerFetch, now_ms: u64) -> Vec<Effect> {
