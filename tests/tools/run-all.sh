@@ -34,8 +34,9 @@ stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-si
 stage "fuzz build" tests/tools/fuzz.sh --build
 stage "clients and tools" wait "$setup" || { cat "$CHRONIK_CACHE/setup-e2e.log"; exit 1; }
 stage "end-to-end tests" tests/tools/e2e.sh
-beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}"
-beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
+# The same actions each time; `make soak` draws fresh ones.
+beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" "${SOAK_SEED:-3153053862}"
+beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-2}" -- --threads 1
 failed=0
 joined "simulator" || failed=1
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
