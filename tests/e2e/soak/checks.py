@@ -148,8 +148,9 @@ def _read_partition(world, consumer, topic, partition, start, end):
     world.record("final", topic=topic, partition=partition, start=start, end=end, values=values)
 
 
-def drained(world, groups):
-    """Groups came to the end of all partitions and committed that; the committed offsets stand in the history."""
+def drained(world, groups, members):
+    """Groups came to the end of all partitions and committed that; the committed offsets stand in the history. A member that
+    died would keep its partitions for long (its client goes on heartbeating): then there is nothing to wait for."""
     ends, consumer = {}, _reader(world)
     try:
         for topic, partitions in world.topics.items():
@@ -164,9 +165,13 @@ def drained(world, groups):
         wanted = [TopicPartition(t, p) for (t, p) in ends if t in topics]
         try:
             def there(reader=reader, wanted=wanted):
+                dead = [m.failure for m in members if m.failure]
+                if dead:
+                    raise AssertionError("; ".join(dead))
                 behind = {f"{c.topic}-{c.partition}": (c.offset, ends[(c.topic, c.partition)])
                           for c in reader.committed(wanted, timeout=10) if c.offset < ends[(c.topic, c.partition)]}
-                return not behind, f"committed and end: {dict(list(behind.items())[:4])}"
+                owners = [m.told() for m in members]
+                return not behind, f"committed and end: {dict(list(behind.items())[:4])}; members: {'; '.join(owners)}"
 
             _until(there, f"group {group} to read everything", 120)
         finally:

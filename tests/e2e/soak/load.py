@@ -9,6 +9,7 @@ import random
 import struct
 import threading
 import time
+import traceback
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
@@ -35,8 +36,8 @@ class Client(threading.Thread):
     def run(self):
         try:
             self.work()
-        except Exception as error:  # noqa: BLE001 - told by runner
-            self.failure = f"{self.name}: {error!r}"
+        except Exception:  # noqa: BLE001 - told by runner
+            self.failure = f"{self.name}: {traceback.format_exc(limit=-3)}"
 
     def work(self):
         raise NotImplementedError
@@ -159,7 +160,12 @@ class Member(Client):
         super().__init__(world, name)
         self.group, self.topics, self.cooperative = group, topics, cooperative
         self.assignments, self.next, self.fresh, self.generation = {}, {}, {}, -1
-        self.commits = {}
+        self.commits, self.seen = {}, {}
+
+    def told(self):
+        """What it owns and how far it came, for people."""
+        owned = ", ".join(f"{t}-{p} read to {self.seen.get((t, p))}" for t, p in sorted(dict(self.assignments)))
+        return f"{self.name} generation {self.generation}: {owned or 'nothing'}"
 
     def _current_generation(self, client):
         """Of the group metadata that librdkafka hands to transactions: `CGMDv2:`, generation, group, member."""
@@ -235,7 +241,7 @@ class Member(Client):
                     # Where a fresh owner begins is what it was told to be committed; 0 also when nothing was.
                     offset = message.offset()
                     self.record("look", register=f"offset {self.group} {place[0]}/{place[1]}", began=began, value=offset or None)
-                self.next[place] = message.offset() + 1
+                self.next[place] = self.seen[place] = message.offset() + 1
             tell_reads(self, messages, lambda place: self.assignments.get(place, -1), group=self.group)
             if time.monotonic() - committed > 0.7:
                 self._commit(client)

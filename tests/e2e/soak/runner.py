@@ -186,7 +186,7 @@ class Generation:
             healthy = checks.healthy(world, nemesis)
             checks.writable(world, round_.number)
             self._join([*producers, *administrators])
-            checks.drained(world, self.groups)
+            checks.drained(world, self.groups, members)
             self._join([*members, *others])
             self._verify()
         finally:
