@@ -104,6 +104,7 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
                 replication: endpoint(2),
                 control: endpoint(3),
                 admin: endpoint(u.arbitrary()?),
+                listeners: Vec::new(),
             },
             rack: if u.arbitrary()? { Some(u.int_in_range(0..=2_u8)?.to_string()) } else { None },
             previous_broker_epoch: if u.arbitrary()? { broker_epoch } else { BrokerEpoch::NONE },

@@ -107,7 +107,7 @@ fn cluster() -> Vec<Command> {
         incarnation: Uuid::from_u128(1),
         directories: vec![Uuid::from_u128(2)],
         cluster_id: ClusterId::from("cluster"),
-        endpoints: Endpoints { kafka: endpoint(), replication: endpoint(), control: endpoint(), admin: endpoint() },
+        endpoints: Endpoints { kafka: endpoint(), replication: endpoint(), control: endpoint(), admin: endpoint(), listeners: Vec::new() },
         rack: None,
         previous_broker_epoch: BrokerEpoch::NONE,
         software_version: String::new(),

@@ -22,6 +22,7 @@ mod invariants;
 mod liveness;
 mod partitions;
 mod placement;
+mod reassign;
 mod recent;
 mod result;
 mod snapshot;
@@ -34,17 +35,18 @@ mod tests;
 pub use apply::{Applied, Change};
 pub use codec::DecodeError;
 pub use command::{
-    AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
+    AllocateProducerIds, AlterConfigs, AlterPartition, AlterReassignments, Assignment, BeginControlledShutdown, Command, ConfigChange,
     ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders, ElectionType, Endpoint,
-    Endpoints, Envelope, FenceBroker, IsrMember, NoOp, OfflineDirs, PRODUCER_ID_BLOCK, PartitionRef, ProposalId,
-    RegisterBroker, ReportLog, UnfenceBroker, UnregisterBroker,
+    Endpoints, Envelope, FenceBroker, IsrMember, KafkaListener, NoOp, OfflineDirs, PRODUCER_ID_BLOCK, PartitionRef,
+    ProposalId, RegisterBroker, ReportLog, UnfenceBroker, UnregisterBroker,
 };
+pub use config::throttle;
 pub use config::{
     ConfigDef, ConfigKind, ConfigSource, ConfigValue, ConfigView, TopicConfig, broker_configs, config_def,
     topic_configs,
 };
 pub use invariants::check_invariants;
 pub use liveness::{Heartbeat, HeartbeatReply, Liveness, LivenessConfig};
-pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome};
+pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome, ReassignmentOutcome};
 pub use snapshot::SnapshotError;
 pub use state::{Broker, METADATA_VERSION, MetadataState, Topic};

@@ -4,7 +4,7 @@ use chronik_model::{BrokerEpoch, ErrorCode, NodeId, mutant};
 
 use super::apply::{Change, Context, Outcome};
 use super::command::{
-    BeginControlledShutdown, Endpoint, FenceBroker, OfflineDirs, RegisterBroker, UnfenceBroker, UnregisterBroker,
+    BeginControlledShutdown, Endpoint, FenceBroker, OfflineDirs, RegisterBroker, SetCordon, UnfenceBroker, UnregisterBroker,
 };
 use super::partitions::Cause;
 use super::result::{CommandError, CommandResult};
@@ -12,6 +12,9 @@ use super::state::{Broker, MetadataState};
 
 /// Longer texts in a registration are a mistake.
 const MAX_TEXT: usize = 255;
+
+/// Kafka listeners of one broker besides the first.
+const MAX_LISTENERS: usize = 16;
 
 fn invalid(message: impl Into<String>) -> CommandError {
     CommandError::new(ErrorCode::InvalidRegistration, message)
@@ -37,6 +40,21 @@ fn check_shape(command: &RegisterBroker) -> Result<(), CommandError> {
     ] {
         if endpoint.host.is_empty() || endpoint.host.len() > MAX_TEXT || endpoint.port == 0 {
             return Err(invalid(format!("the {what} endpoint needs a host of 1-{MAX_TEXT} bytes and a port")));
+        }
+    }
+    if endpoints.listeners.len() > MAX_LISTENERS {
+        return Err(invalid(format!("more than {MAX_LISTENERS} further Kafka listeners")));
+    }
+    for (position, listener) in endpoints.listeners.iter().enumerate() {
+        let (name, at) = (&listener.name, &listener.advertised);
+        if name.is_empty() || [name, &at.host].into_iter().any(|text| text.len() > MAX_TEXT) {
+            return Err(invalid(format!("a further Kafka listener has a name and a host of at most {MAX_TEXT} bytes")));
+        }
+        if at.host.is_empty() || at.port == 0 {
+            return Err(invalid(format!("the Kafka listener {name} needs a host and a port")));
+        }
+        if endpoints.listeners[..position].iter().any(|earlier| earlier.name == *name) {
+            return Err(invalid(format!("two Kafka listeners are called {name}")));
         }
     }
     let long = |text: &String| text.len() > MAX_TEXT;
@@ -105,6 +123,7 @@ impl MetadataState {
             fenced: true,
             shutting_down: None,
             software_version: command.software_version.clone(),
+            cordoned: existing.as_ref().is_some_and(|old| old.cordoned),
         };
         self.brokers.insert(command.node, broker);
         if let Some(old) = existing {
@@ -218,6 +237,18 @@ impl MetadataState {
             self.follow_broker(Cause::Leaving(command.node), context);
         }
         Ok(CommandResult::ShuttingDown(since))
+    }
+
+    pub(super) fn set_cordon(&mut self, command: SetCordon, context: &mut Context) -> Outcome {
+        let SetCordon { node, cordoned } = command;
+        let Some(broker) = self.brokers.get_mut(&node) else {
+            let message = format!("broker {node} is not registered");
+            return Err(CommandError::new(ErrorCode::BrokerIdNotRegistered, message));
+        };
+        if std::mem::replace(&mut broker.cordoned, cordoned) != cordoned {
+            context.changes.push(Change::Broker { node });
+        }
+        Ok(CommandResult::Done)
     }
 
     pub(super) fn offline_dirs(&mut self, command: &OfflineDirs, context: &mut Context) -> Outcome {

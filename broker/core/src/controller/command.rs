@@ -14,6 +14,10 @@ use prost::Message as _;
 use super::codec::{DecodeError, EntryProto, Field, record};
 use crate::LeaderRecovery;
 
+mod movement;
+use movement::{AlterReassignmentsProto, MoveLeadersProto, SetCordonProto};
+pub use movement::{AlterReassignments, MoveLeaders, Reassignment, SetCordon};
+
 /// Version of the envelope that this broker writes, and the newest it reads.
 const ENVELOPE_VERSION: u32 = 1;
 
@@ -44,6 +48,17 @@ record! {
 }
 
 record! {
+    /// A further address for Kafka clients, such as one outside of Kubernetes. Who asks through it is told the addresses
+    /// of the other brokers' listeners of the same name.
+    pub KafkaListener / KafkaListenerProto {
+        /// Its name, the same on every broker.
+        name: String => String, [string, tag = "1"];
+        /// What clients are told.
+        advertised: Endpoint => EndpointProto, [message, required, tag = "2"];
+    }
+}
+
+record! {
     /// Where a broker is reached.
     pub Endpoints / EndpointsProto {
         /// Kafka clients.
@@ -54,6 +69,8 @@ record! {
         control: Endpoint => EndpointProto, [message, required, tag = "3"];
         /// Admin HTTP.
         admin: Endpoint => EndpointProto, [message, required, tag = "4"];
+        /// Further addresses for Kafka clients.
+        listeners: Vec<KafkaListener> => Vec<KafkaListenerProto>, [message, repeated, tag = "5"];
     }
 }
 
@@ -441,12 +458,15 @@ commands! {
     UnfenceBroker / UnfenceBrokerProto = "13";
     BeginControlledShutdown / BeginControlledShutdownProto = "14";
     OfflineDirs / OfflineDirsProto = "15";
+    SetCordon / SetCordonProto = "16";
     CreateTopic / CreateTopicProto = "20";
     DeleteTopic / DeleteTopicProto = "21";
     CreatePartitions / CreatePartitionsProto = "22";
     AlterPartition / AlterPartitionProto = "23";
     ElectLeaders / ElectLeadersProto = "24";
     ReportLog / ReportLogProto = "25";
+    AlterReassignments / AlterReassignmentsProto = "26";
+    MoveLeaders / MoveLeadersProto = "27";
     AlterConfigs / AlterConfigsProto = "30";
     AllocateProducerIds / AllocateProducerIdsProto = "40";
     NoOp / NoOpProto = "50";
@@ -460,7 +480,7 @@ struct EnvelopeProto {
     id: ProposalIdProto,
     #[prost(sint64, tag = "3")]
     wall_ms: i64,
-    #[prost(oneof = "CommandProto", tags = "10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 30, 40, 50")]
+    #[prost(oneof = "CommandProto", tags = "10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 24, 25, 26, 27, 30, 40, 50")]
     command: Option<CommandProto>,
 }
 

@@ -5,6 +5,7 @@
 //! decides alike.
 
 mod table;
+pub mod throttle;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ const MAX_CHANGES: usize = 1000;
 
 /// Bytes of one value. What is stored lives in every snapshot, and "0001" with any number of zeros is a number too.
 const MAX_VALUE: usize = 255;
+
+/// Bytes of a list of replicas, which names each partition of a topic several times.
+const MAX_REPLICAS_VALUE: usize = 64 * 1024;
 
 /// Where a value comes from; the numbers are Kafka's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,7 +100,7 @@ pub fn topic_configs() -> impl Iterator<Item = &'static ConfigDef> {
 
 /// Settings that brokers have.
 pub fn broker_configs() -> impl Iterator<Item = &'static ConfigDef> {
-    table::TABLE.iter()
+    table::TABLE.iter().filter(|def| !def.broker_name.is_empty())
 }
 
 /// A setting by its name on topics or on brokers.
@@ -134,11 +138,9 @@ fn words(value: &str) -> Vec<&str> {
 
 /// Checks one value; `name` is what the user called it.
 fn check_value(resource: &ConfigResource, def: &ConfigDef, name: &str, value: &str) -> Result<(), CommandError> {
-    if value.len() > MAX_VALUE {
-        return Err(invalid(format!(
-            "the value of {name} has {} bytes; at most {MAX_VALUE} are accepted",
-            value.len()
-        )));
+    let most = if def.kind == ConfigKind::Replicas { MAX_REPLICAS_VALUE } else { MAX_VALUE };
+    if value.len() > most {
+        return Err(invalid(format!("the value of {name} has {} bytes; at most {most} are accepted", value.len())));
     }
     let wrong = |accepted: String| Err(invalid(format!("{name} = '{value}' is not accepted: it takes {accepted}")));
     match def.kind {
@@ -161,6 +163,7 @@ fn check_value(resource: &ConfigResource, def: &ConfigDef, name: &str, value: &s
             }
             Ok(())
         }
+        ConfigKind::Replicas => throttle::check_replicas(value).or_else(wrong),
     }
 }
 
@@ -239,7 +242,10 @@ impl MetadataState {
         if let Some((configs, _)) = topic {
             push(def.topic_name, configs.get(def.topic_name), ConfigSource::Topic);
         }
-        let of_node = node.and_then(|node| self.broker_configs.get(&node));
+        // Some settings are of topics only.
+        let has_broker_layers = !def.broker_name.is_empty();
+        let default_name = if has_broker_layers { def.broker_name } else { def.topic_name };
+        let of_node = node.and_then(|node| self.broker_configs.get(&node)).filter(|_| has_broker_layers);
         push(def.broker_name, of_node.and_then(|configs| configs.get(def.broker_name)), ConfigSource::Broker);
         push(def.broker_name, self.cluster_configs.get(def.broker_name), ConfigSource::ClusterDefault);
         let default = match (def.default, def.broker_name, topic) {
@@ -248,7 +254,7 @@ impl MetadataState {
             (None, "default.replication.factor", _) => Some(self.default_replication_factor().to_string()),
             (None, _, _) => None,
         };
-        layers.push(ConfigValue { name: def.broker_name, value: default, source: ConfigSource::Default });
+        layers.push(ConfigValue { name: default_name, value: default, source: ConfigSource::Default });
         layers
     }
 
@@ -369,7 +375,7 @@ impl MetadataState {
             }
             ConfigOp::Set => given()?.trim().to_owned(),
             ConfigOp::Append | ConfigOp::Subtract => {
-                if !matches!(def.kind, ConfigKind::List(_)) {
+                if !matches!(def.kind, ConfigKind::List(_) | ConfigKind::Replicas) {
                     return Err(invalid(format!("{name} is not a list: it can only be set or deleted")));
                 }
                 let in_force = configs.get(name).cloned().or_else(|| {

@@ -88,6 +88,7 @@ impl Cluster {
                 replication: endpoint(node, 9292),
                 control: endpoint(node, 9192),
                 admin: endpoint(node, 9392),
+                listeners: Vec::new(),
             },
             rack: None,
             previous_broker_epoch: previous,

@@ -272,6 +272,7 @@ impl World {
                 replication: endpoint.clone(),
                 control: endpoint.clone(),
                 admin: endpoint,
+                listeners: Vec::new(),
             },
             rack: None,
             previous_broker_epoch: BrokerEpoch::NONE,

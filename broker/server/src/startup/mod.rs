@@ -398,6 +398,7 @@ impl Broker {
                 replication: endpoint(config.listeners.replication_port),
                 control: endpoint(config.listeners.raft_port),
                 admin: endpoint(config.listeners.admin_port),
+                listeners: Vec::new(),
             },
             rack: config.rack.clone(),
             previous_epoch: self.storage.clean_shutdown.unwrap_or(BrokerEpoch::NONE),

@@ -265,6 +265,7 @@ impl Broker {
                 replication: endpoint(9292),
                 control: endpoint(9192),
                 admin: endpoint(9392),
+                listeners: Vec::new(),
             },
             rack: None,
             previous_broker_epoch: self.life.previous_epoch,

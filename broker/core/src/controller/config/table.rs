@@ -1,5 +1,7 @@
 //! The one table of settings that exist. What is not here does not exist: it is refused when set and not described.
 
+use super::throttle;
+
 /// What values a setting takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigKind {
@@ -23,6 +25,8 @@ pub enum ConfigKind {
     Choice(&'static [&'static str]),
     /// Some of these words, separated by commas.
     List(&'static [&'static str]),
+    /// `*`, or `partition:broker` pairs separated by commas.
+    Replicas,
 }
 
 impl ConfigKind {
@@ -34,7 +38,7 @@ impl ConfigKind {
             Self::Choice(_) => 2,
             Self::Int { .. } => 3,
             Self::Long { .. } => 5,
-            Self::List(_) => 7,
+            Self::List(_) | Self::Replicas => 7,
         }
     }
 }
@@ -44,7 +48,7 @@ impl ConfigKind {
 pub struct ConfigDef {
     /// Its name on a topic; empty when topics do not have it.
     pub topic_name: &'static str,
-    /// Its name on a broker and as the default of all brokers.
+    /// Its name on a broker and as the default of all brokers; empty when brokers do not have it.
     pub broker_name: &'static str,
     /// What values it takes.
     pub kind: ConfigKind,
@@ -201,5 +205,54 @@ pub(super) const TABLE: &[ConfigDef] = &[
         Some("1"),
         false,
         "Partitions of a topic created without saying how many.",
+    ),
+    topic(
+        throttle::LEADER_REPLICAS,
+        "",
+        ConfigKind::Replicas,
+        Some(""),
+        false,
+        "Replicas, by the broker that leads, whose copying is limited by leader.replication.throttled.rate.",
+    ),
+    topic(
+        throttle::FOLLOWER_REPLICAS,
+        "",
+        ConfigKind::Replicas,
+        Some(""),
+        false,
+        "Replicas, by the broker that follows, whose copying is limited by follower.replication.throttled.rate.",
+    ),
+    topic(
+        "",
+        throttle::LEADER_RATE,
+        ConfigKind::Long { min: 1, max: ANY_LONG },
+        Some(MAX_LONG),
+        true,
+        "Bytes per second that a leader sends to out-of-sync replicas which their topics list as throttled.",
+    ),
+    topic(
+        "",
+        throttle::FOLLOWER_RATE,
+        ConfigKind::Long { min: 1, max: ANY_LONG },
+        Some(MAX_LONG),
+        true,
+        "Bytes per second that a broker copies of out-of-sync replicas which their topics list as throttled.",
+    ),
+    topic(
+        "",
+        throttle::REASSIGNMENT_RATE,
+        ConfigKind::Long { min: 1, max: ANY_LONG },
+        Some(MAX_LONG),
+        true,
+        "Bytes per second that a broker copies of the replicas which reassignments add on it, until they are in sync.",
+    ),
+    topic(
+        "",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        // A broker has one log directory, so nothing is ever moved between two.
+        ConfigKind::Long { min: ANY_LONG, max: ANY_LONG },
+        Some(MAX_LONG),
+        true,
+        "Nothing is copied between log directories of one broker: it has only one.",
     ),
 ];

@@ -157,3 +157,37 @@ fn a_value_of_any_length_is_not_stored() {
     let error = cluster.set(on_topic(), "retention.ms", &padded).ok().unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidConfig, "{error}");
 }
+
+#[test]
+fn throttles_are_read_per_broker_and_unlimited_is_none() {
+    let mut cluster = three();
+    let rates = |cluster: &Cluster, node| cluster.state.replication_rates(NodeId(node));
+    assert_eq!(rates(&cluster, 1), throttle::ReplicationRates::default());
+    cluster.set(ConfigResource::ClusterDefault, throttle::REASSIGNMENT_RATE, "1000");
+    cluster.set(ConfigResource::Broker(NodeId(1)), throttle::LEADER_RATE, "2000");
+    let both = throttle::ReplicationRates { leader: Some(2000), follower: None, reassignment: Some(1000) };
+    assert_eq!(rates(&cluster, 1), both);
+    assert_eq!(rates(&cluster, 2), throttle::ReplicationRates { leader: None, ..both });
+    cluster.accept(alter(ConfigResource::Broker(NodeId(1)), throttle::LEADER_RATE, ConfigOp::Delete, None));
+    assert_eq!(rates(&cluster, 1).leader, None);
+}
+
+#[test]
+fn throttled_replicas_are_a_setting_of_topics_only() {
+    let mut cluster = three();
+    let long = (0..2000).map(|index| format!("{index}:1")).collect::<Vec<_>>().join(",");
+    cluster.set(on_topic(), throttle::LEADER_REPLICAS, &long);
+    cluster.accept(alter(on_topic(), throttle::FOLLOWER_REPLICAS, ConfigOp::Append, Some("0:3")));
+    let topic = cluster.state.topic("t").unwrap();
+    let listed = |setting, partition, node| topic.lists_throttled(setting, PartitionIndex(partition), NodeId(node));
+    assert!(listed(throttle::LEADER_REPLICAS, 1999, 1) && listed(throttle::FOLLOWER_REPLICAS, 0, 3));
+    assert!(!listed(throttle::LEADER_REPLICAS, 0, 3) && !listed(throttle::FOLLOWER_REPLICAS, 0, 1));
+    assert_eq!(effective(&cluster, throttle::FOLLOWER_REPLICAS, None).1, ConfigSource::Topic);
+    let names: Vec<&str> = broker_configs().map(|def| def.broker_name).collect();
+    assert!(!names.contains(&"") && !names.contains(&throttle::LEADER_REPLICAS));
+    cluster.refuse(
+        alter(ConfigResource::ClusterDefault, throttle::LEADER_REPLICAS, ConfigOp::Set, Some("*")),
+        ErrorCode::InvalidConfig,
+    );
+    cluster.refuse(alter(on_topic(), throttle::LEADER_REPLICAS, ConfigOp::Set, Some("0")), ErrorCode::InvalidConfig);
+}

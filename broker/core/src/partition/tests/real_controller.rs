@@ -206,6 +206,7 @@ impl Sim {
                 replication: endpoint.clone(),
                 control: endpoint.clone(),
                 admin: endpoint,
+                listeners: Vec::new(),
             },
             rack: None,
             // The file is deleted before anything else is done.

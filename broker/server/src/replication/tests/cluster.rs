@@ -133,6 +133,7 @@ impl Broker {
             replication: endpoint.clone(),
             control: endpoint.clone(),
             admin: endpoint,
+            listeners: Vec::new(),
         };
         quorum.managers.lock().push(Arc::downgrade(&manager));
         let (quorum, starting) = (Arc::clone(quorum), Arc::clone(&manager));
