@@ -104,8 +104,14 @@ api_keys! {
     CreatePartitions = 37, 0..=3, flexible 2;
     /// Deletes groups.
     DeleteGroups = 42, 0..=2, flexible 2;
+    /// Elects preferred leaders, or unclean ones.
+    ElectLeaders = 43, 0..=2, flexible 2;
     /// Changes single configurations.
     IncrementalAlterConfigs = 44, 0..=1, flexible 1;
+    /// Moves partitions to other replicas.
+    AlterPartitionReassignments = 45, 0..=1, flexible 0;
+    /// Lists the partitions that move to other replicas.
+    ListPartitionReassignments = 46, 0..=0, flexible 0;
     /// Deletes committed offsets.
     OffsetDelete = 47, 0..=0, flexible i16::MAX;
     /// Describes the brokers of the cluster.
