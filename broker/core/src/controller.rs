@@ -20,6 +20,7 @@ mod config;
 mod election;
 mod invariants;
 mod liveness;
+mod movement;
 mod partitions;
 mod placement;
 mod reassign;
@@ -35,7 +36,7 @@ mod tests;
 pub use apply::{Applied, Change};
 pub use codec::DecodeError;
 pub use command::{
-    AllocateProducerIds, AlterConfigs, AlterPartition, AlterReassignments, Assignment, BeginControlledShutdown, Command, ConfigChange,
+    AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
     ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders, ElectionType, Endpoint,
     Endpoints, Envelope, FenceBroker, IsrMember, KafkaListener, NoOp, OfflineDirs, PRODUCER_ID_BLOCK, PartitionRef,
     ProposalId, RegisterBroker, ReportLog, UnfenceBroker, UnregisterBroker,
@@ -47,6 +48,7 @@ pub use config::{
 };
 pub use invariants::check_invariants;
 pub use liveness::{Heartbeat, HeartbeatReply, Liveness, LivenessConfig};
+pub use movement::{AlterReassignments, MoveLeaders, Reassignment, SetCordon};
 pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome, ReassignmentOutcome};
 pub use snapshot::SnapshotError;
 pub use state::{Broker, METADATA_VERSION, MetadataState, Topic};

@@ -119,7 +119,7 @@ impl PartitionReplica {
         let previous = self.committed.replace(state.clone());
         let new_leadership =
             previous.as_ref().is_none_or(|p| p.leader_epoch != state.leader_epoch || p.leader != state.leader);
-        if !state.replicas.contains(&self.me) {
+        if !state.replicas.contains(&self.me) && !mutant!(KeepRemovedReplica) {
             return self.become_idle(Effect::Removed);
         }
         match state.leader {

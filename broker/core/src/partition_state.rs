@@ -67,3 +67,43 @@ impl PartitionState {
         self.reports.iter().find(|report| report.node == node)
     }
 }
+
+impl PartitionState {
+    /// Whether a reassignment is under way.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that there were before the reassignment under way began; without one, the replicas.
+    #[must_use]
+    pub fn original_replicas(&self) -> Vec<NodeId> {
+        self.replicas.iter().copied().filter(|node| !self.adding.contains(node)).collect()
+    }
+
+    /// The replicas that there will be when the reassignment under way is complete; without one, the replicas.
+    #[must_use]
+    pub fn target_replicas(&self) -> Vec<NodeId> {
+        self.replicas.iter().copied().filter(|node| !self.removing.contains(node)).collect()
+    }
+
+    /// How many replicas it has, as its rules see it: until a reassignment is complete, those from before.
+    #[must_use]
+    pub fn replication_factor(&self) -> usize {
+        self.replicas.iter().filter(|node| !self.adding.contains(node)).count()
+    }
+
+    /// min.insync.replicas in force, `configured` or by default. While replicas are being added nothing more is asked
+    /// of those that are there already: the partition would be closed to writers until the copies are complete.
+    #[must_use]
+    pub fn min_isr(&self, configured: Option<usize>) -> usize {
+        effective_min_isr(configured, self.replication_factor())
+    }
+}
+
+/// min.insync.replicas in force for so many replicas: the configured one, by default all but one; never more than the
+/// replicas.
+#[must_use]
+pub fn effective_min_isr(configured: Option<usize>, replicas: usize) -> usize {
+    configured.unwrap_or_else(|| replicas.saturating_sub(1)).min(replicas).max(1)
+}

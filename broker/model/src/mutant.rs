@@ -91,8 +91,16 @@ mutants! {
     FenceNobody "fence-nobody" caught by [13];
     /// A broker that registers again after a restart gets its old epoch.
     ReuseBrokerEpoch "reuse-broker-epoch" caught by [8, 1];
+    /// A reassignment is complete as soon as it begins.
+    CompleteBeforeSync "complete-before-sync" caught by [8, 1];
+    /// A cancelled reassignment takes all earlier replicas for in sync.
+    CancelTrustsAll "cancel-trusts-all" caught by [8, 1];
 
     // The partition replica.
+    /// A replica that was removed by a reassignment holds the high watermark back still.
+    RemovedStillCounts "removed-still-counts" caught by [13];
+    /// A broker whose replica was removed by a reassignment keeps it.
+    KeepRemovedReplica "keep-removed-replica" caught by [13];
     /// A produce with acks=all is acknowledged as soon as the leader has it.
     AckBeforeIsr "ack-before-isr" caught by [1];
     /// The high watermark is the leader's log end.

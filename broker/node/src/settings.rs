@@ -47,7 +47,7 @@ impl Settings {
             log: log_config(&config, broker.producer_id_expiration_ms),
             replica: ReplicaConfig {
                 lag_max_ms: broker.lag_max_ms,
-                min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
+                min_insync_replicas: state.configured_min_isr(topic),
             },
             // Committed offsets live as long as the topic: only compaction may shorten it.
             deletes_old: config.cleanup_delete && !config.cleanup_compact && topic.name.as_str() != OFFSETS_TOPIC,

@@ -27,7 +27,7 @@ pub struct Applied {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(clippy::large_enum_variant)] // Nearly all changes are of the large kind.
 pub enum Change {
-    /// The broker was registered, fenced, unfenced, or changed its addresses.
+    /// The broker was registered, fenced, unfenced, cordoned or not any more, or changed its addresses.
     Broker {
         /// The broker.
         node: NodeId,
@@ -156,6 +156,9 @@ impl MetadataState {
             Command::AlterPartition(command) => self.alter_partition(command, context),
             Command::ElectLeaders(command) => self.elect_leaders(command, context),
             Command::ReportLog(command) => self.report_log(command, context),
+            Command::SetCordon(command) => self.set_cordon(*command, context),
+            Command::AlterReassignments(command) => self.alter_reassignments(command, context),
+            Command::MoveLeaders(command) => self.move_leaders(*command, context),
             Command::AlterConfigs(command) => self.alter_configs(command, context),
             Command::AllocateProducerIds(command) => {
                 self.registered(command.node, command.broker_epoch)?;

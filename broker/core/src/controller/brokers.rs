@@ -4,8 +4,9 @@ use chronik_model::{BrokerEpoch, ErrorCode, NodeId, mutant};
 
 use super::apply::{Change, Context, Outcome};
 use super::command::{
-    BeginControlledShutdown, Endpoint, FenceBroker, OfflineDirs, RegisterBroker, SetCordon, UnfenceBroker, UnregisterBroker,
+    BeginControlledShutdown, Endpoint, FenceBroker, OfflineDirs, RegisterBroker, UnfenceBroker, UnregisterBroker,
 };
+use super::movement::SetCordon;
 use super::partitions::Cause;
 use super::result::{CommandError, CommandResult};
 use super::state::{Broker, MetadataState};
@@ -172,7 +173,9 @@ impl MetadataState {
         // disk without anybody noticing that it is another one (R12): the old directories are forgotten with it.
         let hosted = self.partitions_hosted_by(node).count();
         if hosted > 0 {
-            let message = format!("broker {node} still hosts {hosted} replicas; delete their topics first");
+            let message = format!(
+                "broker {node} still hosts {hosted} replicas; move them to other brokers, or delete their topics, first"
+            );
             return Err(CommandError::new(ErrorCode::PolicyViolation, message));
         }
         self.brokers.remove(&node);

@@ -12,11 +12,10 @@ use chronik_model::{
 use prost::Message as _;
 
 use super::codec::{DecodeError, EntryProto, Field, record};
+use super::movement::{
+    AlterReassignments, AlterReassignmentsProto, MoveLeaders, MoveLeadersProto, SetCordon, SetCordonProto,
+};
 use crate::LeaderRecovery;
-
-mod movement;
-use movement::{AlterReassignmentsProto, MoveLeadersProto, SetCordonProto};
-pub use movement::{AlterReassignments, MoveLeaders, Reassignment, SetCordon};
 
 /// Version of the envelope that this broker writes, and the newest it reads.
 const ENVELOPE_VERSION: u32 = 1;

@@ -15,6 +15,7 @@ use super::apply::{Change, Context, Outcome};
 use super::command::{AlterConfigs, ConfigChange, ConfigOp, ConfigResource};
 use super::result::{CommandError, CommandResult};
 use super::state::{MetadataState, Topic, is_internal};
+use crate::effective_min_isr;
 pub use table::{ConfigDef, ConfigKind};
 
 /// Settings changed by one command; more is a mistake.
@@ -183,15 +184,14 @@ pub(super) struct PartitionRules {
 }
 
 impl PartitionRules {
-    /// min.insync.replicas in force for a partition of `topic` with so many replicas.
-    pub(super) fn min_isr(&self, topic: &Topic, replicas: usize) -> usize {
-        self.min_isr_of(topic.configs.get("min.insync.replicas"), replicas)
+    /// min.insync.replicas as configured for `topic`.
+    pub(super) fn min_isr(&self, topic: &Topic) -> Option<usize> {
+        self.min_isr_of(topic.configs.get("min.insync.replicas"))
     }
 
-    pub(super) fn min_isr_of(&self, own: Option<&String>, replicas: usize) -> usize {
-        let own = own.and_then(|value| value.parse::<usize>().ok());
-        let wanted = own.or(self.min_isr).unwrap_or_else(|| replicas.saturating_sub(1));
-        wanted.min(replicas).max(1)
+    /// The same, for a topic with this setting of its own.
+    pub(super) fn min_isr_of(&self, own: Option<&String>) -> Option<usize> {
+        own.and_then(|value| value.parse::<usize>().ok()).or(self.min_isr)
     }
 
     /// Whether unclean elections are allowed in `topic`.
@@ -211,7 +211,14 @@ impl MetadataState {
     /// min.insync.replicas in force for a topic: the configured one, never more than its replicas.
     #[must_use]
     pub fn min_insync_replicas(&self, topic: &Topic) -> usize {
-        self.partition_rules().min_isr(topic, topic.replication_factor())
+        effective_min_isr(self.configured_min_isr(topic), topic.replication_factor())
+    }
+
+    /// min.insync.replicas as configured for a topic or for all of them; `None` = by each partition's replicas, see
+    /// [`PartitionState::min_isr`](crate::PartitionState::min_isr).
+    #[must_use]
+    pub fn configured_min_isr(&self, topic: &Topic) -> Option<usize> {
+        self.partition_rules().min_isr(topic)
     }
 
     /// Partitions of a topic created without saying how many.
@@ -224,7 +231,7 @@ impl MetadataState {
     #[must_use]
     pub fn default_replication_factor(&self) -> i32 {
         let configured = self.cluster_configs.get("default.replication.factor").and_then(|value| value.parse().ok());
-        configured.unwrap_or_else(|| i32::try_from(self.brokers.len().clamp(1, 3)).unwrap_or(3))
+        configured.unwrap_or_else(|| i32::try_from(self.uncordoned().count().clamp(1, 3)).unwrap_or(3))
     }
 
     fn layers(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chronik_model::{LeaderEpoch, NodeId, PartitionEpoch, mutant};
 
-use crate::{LeaderRecovery, PartitionState};
+use crate::{LeaderRecovery, PartitionState, effective_min_isr};
 
 /// Which leader is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,27 @@ pub(super) enum Preference {
     Keep,
     /// The first of the assignment, if it is valid.
     Preferred,
+    /// Anybody valid but this broker; it keeps what nobody else can lead.
+    Away(NodeId),
+}
+
+/// Another assignment for a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Assigned {
+    pub(super) replicas: Vec<NodeId>,
+    adding: Vec<NodeId>,
+    removing: Vec<NodeId>,
+}
+
+impl Assigned {
+    /// The way to `target` (KIP-455): those that are there already stay until the others are in sync. What an earlier
+    /// reassignment was adding, and this one does not want, goes at once.
+    pub(super) fn towards(state: &PartitionState, target: &[NodeId]) -> Self {
+        let original = state.original_replicas();
+        let removing: Vec<NodeId> = original.iter().copied().filter(|node| !target.contains(node)).collect();
+        let adding = target.iter().copied().filter(|node| !original.contains(node)).collect();
+        Self { replicas: target.iter().chain(&removing).copied().collect(), adding, removing }
+    }
 }
 
 /// Why a replica's log is not trusted any more.
@@ -39,8 +60,8 @@ pub(super) struct Transition<'a> {
     pub(super) active: &'a BTreeSet<NodeId>,
     /// The in-sync set to have before any election.
     pub(super) isr: Vec<NodeId>,
-    /// Effective min.insync.replicas.
-    pub(super) min_isr: usize,
+    /// min.insync.replicas as configured.
+    pub(super) min_isr: Option<usize>,
     /// Whether any live replica may lead when nobody better can.
     pub(super) unclean: bool,
     /// A replica whose log is not trusted any more.
@@ -49,6 +70,8 @@ pub(super) struct Transition<'a> {
     pub(super) clear_elr: bool,
     /// Which leader is wanted.
     pub(super) preference: Preference,
+    /// Another assignment, if there is to be one.
+    pub(super) assigned: Option<Assigned>,
 }
 
 impl Transition<'_> {
@@ -56,17 +79,27 @@ impl Transition<'_> {
     pub(super) fn apply(&self, current: &PartitionState) -> Option<PartitionState> {
         let mut next = current.clone();
         next.isr.clone_from(&self.isr);
-        next.elr = self.eligible(current);
-        next.last_known_elr = self.last_known(current, &next.elr);
+        if let Some(assigned) = &self.assigned {
+            next.replicas.clone_from(&assigned.replicas);
+            next.adding.clone_from(&assigned.adding);
+            next.removing.clone_from(&assigned.removing);
+        }
+        self.complete(&mut next);
+        next.elr = self.eligible(current, &next);
+        next.last_known_elr = self.last_known(current, &next);
         self.elect(current, &mut next);
+        // An election may have been all that was missing.
+        self.complete(&mut next);
 
         if next.leader.is_some() {
             next.reports.clear();
         }
         let members = &next.last_known_elr;
         next.reports.retain(|report| members.contains(&report.node));
-        // A shrunken in-sync set alone keeps the leadership, and with it parked produces, alive (KAFKA-15021).
-        if next.leader != current.leader && !mutant!(ReuseLeaderEpoch) {
+        // A shrunken in-sync set alone keeps the leadership, and with it parked produces, alive (KAFKA-15021). Whoever is
+        // no replica any more has to notice, and those who read from it.
+        let dropped = current.replicas.iter().any(|node| !next.replicas.contains(node));
+        if (next.leader != current.leader || dropped) && !mutant!(ReuseLeaderEpoch) {
             next.leader_epoch = LeaderEpoch(current.leader_epoch.0.saturating_add(1));
         }
         if next == *current {
@@ -78,36 +111,47 @@ impl Transition<'_> {
 
     /// Below min.insync.replicas the high watermark stands still, so whoever leaves the in-sync set from there on still
     /// holds every acknowledged record. At or above it nobody else is known to.
-    fn eligible(&self, current: &PartitionState) -> Vec<NodeId> {
-        if self.clear_elr || self.isr.len() >= self.min_isr {
+    fn eligible(&self, current: &PartitionState, next: &PartitionState) -> Vec<NodeId> {
+        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) {
             return Vec::new();
         }
         let was = |node: &NodeId| current.isr.contains(node) || current.elr.contains(node);
-        current
-            .replicas
+        next.replicas
             .iter()
             .copied()
-            .filter(|node| was(node) && !self.isr.contains(node) && self.doubt.map(Doubt::node) != Some(*node))
+            .filter(|node| was(node) && !next.isr.contains(node) && self.doubt.map(Doubt::node) != Some(*node))
             .collect()
     }
 
     /// Who would be in sync or eligible had it not restarted uncleanly. Like the eligible ones they are remembered as
     /// long as the high watermark stands still; who is trusted again is one of them no more.
-    fn last_known(&self, current: &PartitionState, elr: &[NodeId]) -> Vec<NodeId> {
-        if self.clear_elr || self.isr.len() >= self.min_isr {
+    fn last_known(&self, current: &PartitionState, next: &PartitionState) -> Vec<NodeId> {
+        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) {
             return Vec::new();
         }
         let killed = |node: &NodeId| {
             self.doubt == Some(Doubt::Killed(*node)) && (current.isr.contains(node) || current.elr.contains(node))
         };
         let member = |node: &NodeId| current.last_known_elr.contains(node) || killed(node);
-        let trusted = |node: &NodeId| self.isr.contains(node) || elr.contains(node);
-        current
-            .replicas
+        let trusted = |node: &NodeId| next.isr.contains(node) || next.elr.contains(node);
+        next.replicas
             .iter()
             .copied()
             .filter(|node| member(node) && !trusted(node) && self.doubt != Some(Doubt::Replaced(*node)))
             .collect()
+    }
+
+    /// Ends the reassignment when those who stay can do without those who go.
+    fn complete(&self, next: &mut PartitionState) {
+        if !is_complete(next, self.min_isr, |node| self.active.contains(&node)) {
+            return;
+        }
+        let removing = std::mem::take(&mut next.removing);
+        next.adding.clear();
+        next.replicas.retain(|node| !removing.contains(node));
+        next.isr.retain(|node| !removing.contains(node));
+        next.elr.clear();
+        next.last_known_elr.clear();
     }
 
     fn elect(&self, current: &PartitionState, next: &mut PartitionState) {
@@ -116,13 +160,15 @@ impl Transition<'_> {
         let valid = |node: NodeId| {
             active(node) && (next.isr.contains(&node) || (next.isr.is_empty() && next.elr.contains(&node)))
         };
-        let first = current.replicas.first().copied();
+        let first = next.replicas.first().copied();
+        let other = |than: NodeId| next.replicas.iter().copied().find(|node| *node != than && valid(*node));
         let clean = match self.preference {
             Preference::Preferred => first.filter(|node| valid(*node)),
+            Preference::Away(node) => other(node),
             Preference::Keep => None,
         }
         .or_else(|| current.leader.filter(|node| valid(*node)))
-        .or_else(|| current.replicas.iter().copied().find(|node| valid(*node)))
+        .or_else(|| next.replicas.iter().copied().find(|node| valid(*node)))
         // Members of the in-sync set are unfenced; one that is shutting down serves until it is gone.
         .or_else(|| current.leader.filter(|node| next.isr.contains(node)))
         .or_else(|| next.isr.first().copied());
@@ -131,7 +177,7 @@ impl Transition<'_> {
             if next.isr.is_empty() {
                 next.isr = vec![leader];
                 next.elr.retain(|node| *node != leader);
-                if next.isr.len() >= self.min_isr {
+                if next.isr.len() >= next.min_isr(self.min_isr) {
                     next.elr.clear();
                     next.last_known_elr.clear();
                 }
@@ -139,7 +185,13 @@ impl Transition<'_> {
             return;
         }
         let longest = Self::longest_log(next, active);
-        let any = || current.replicas.iter().copied().find(|node| unclean && active(*node));
+        // Those that are being added last: they may have nothing yet.
+        let by_age = || {
+            let (new, old): (Vec<NodeId>, Vec<NodeId>) =
+                next.replicas.iter().partition(|node| next.adding.contains(node));
+            old.into_iter().chain(new)
+        };
+        let any = || by_age().find(|node| unclean && active(*node));
         next.leader = longest.or_else(any);
         let Some(leader) = next.leader else { return };
         // Its log becomes the truth as it is; what others hold beyond it is lost.
@@ -147,7 +199,7 @@ impl Transition<'_> {
         next.elr.clear();
         next.recovery = LeaderRecovery::Recovering;
         next.last_known_elr.retain(|node| *node != leader);
-        if longest.is_none() || next.isr.len() >= self.min_isr {
+        if longest.is_none() || next.isr.len() >= next.min_isr(self.min_isr) {
             // Elected without asking them, or free to go on without them.
             next.last_known_elr.clear();
         }
@@ -188,4 +240,18 @@ impl Transition<'_> {
         }
         longest.map(|(node, _)| node)
     }
+}
+
+/// Whether the reassignment under way has reached its goal: every replica that is being added is in sync (KIP-455), and
+/// enough of those who stay are, by min.insync.replicas of the new assignment. Kafka is content with one of them; but
+/// the moment that it ends would close the partition to writers, and leave acknowledged records on too few disks.
+pub(super) fn is_complete(state: &PartitionState, min_isr: Option<usize>, active: impl Fn(NodeId) -> bool) -> bool {
+    let stays = |node: &&NodeId| !state.removing.contains(node);
+    let factor = state.replicas.iter().filter(stays).count();
+    let in_sync = state.isr.iter().filter(stays).count();
+    let added = state.adding.iter().all(|node| state.isr.contains(node)) || mutant!(CompleteBeforeSync);
+    state.is_reassigning()
+        && added
+        && in_sync >= effective_min_isr(min_isr, factor)
+        && state.isr.iter().filter(stays).any(|node| active(*node))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chronik_model::NodeId;
 
+use super::election::is_complete;
 use super::state::{MetadataState, Topic};
 use crate::{LeaderRecovery, PartitionState};
 
@@ -41,11 +42,28 @@ fn check_partition(state: &MetadataState, topic: &Topic, partition: &PartitionSt
     let last_known = set(&partition.last_known_elr);
     let reported = set(&partition.reports.iter().map(|report| report.node).collect::<Vec<_>>());
     let current = |node: NodeId| state.broker(node).map(|broker| broker.epoch);
-    let min_isr = state.partition_rules().min_isr(topic, partition.replicas.len());
+    let configured = state.configured_min_isr(topic);
+    let min_isr = partition.min_isr(configured);
+    let (adding, removing) = (set(&partition.adding), set(&partition.removing));
     let rules = [
         (!replicas.is_empty(), "has no replicas"),
         (replicas.len() == partition.replicas.len(), "names a replica twice"),
         (isr.len() == partition.isr.len() && elr.len() == partition.elr.len(), "names an in-sync replica twice"),
+        (
+            adding.is_subset(&replicas) && adding.len() == partition.adding.len(),
+            "adds a replica twice or one that it does not have",
+        ),
+        (
+            removing.is_subset(&replicas) && removing.len() == partition.removing.len(),
+            "removes a replica twice or one that it does not have",
+        ),
+        (adding.is_disjoint(&removing), "adds and removes one replica"),
+        (removing.len() < replicas.len(), "removes all of its replicas"),
+        (partition.replication_factor() > 0, "had no replicas before the reassignment"),
+        (
+            !is_complete(partition, configured, |node| state.is_active(node)),
+            "has reached the goal of its reassignment, which is under way still",
+        ),
         (isr.is_subset(&replicas), "has an in-sync replica that is no replica"),
         (elr.is_subset(&replicas), "has an eligible leader that is no replica"),
         (isr.is_disjoint(&elr), "has a replica that is in sync and out of sync"),

@@ -92,7 +92,7 @@ impl MetadataState {
             Transition {
                 active: &active,
                 isr: state.isr.iter().copied().filter(|node| Some(*node) != leaver).collect(),
-                min_isr: rules.min_isr(topic, state.replicas.len()),
+                min_isr: rules.min_isr(topic),
                 unclean: rules.unclean(topic),
                 doubt: match cause {
                     Cause::Distrusted(node) => Some(Doubt::Killed(node)),
@@ -101,6 +101,7 @@ impl MetadataState {
                 },
                 clear_elr: false,
                 preference: Preference::Keep,
+                assigned: None,
             }
             .apply(state)
         });
@@ -163,11 +164,12 @@ impl MetadataState {
         let transition = Transition {
             active: &active,
             isr: state.isr.clone(),
-            min_isr: rules.min_isr(topic, state.replicas.len()),
+            min_isr: rules.min_isr(topic),
             unclean: false,
             doubt: None,
             clear_elr: false,
             preference: Preference::Keep,
+            assigned: None,
         };
         let next = transition.apply(&told).unwrap_or_else(|| {
             told.partition_epoch.0 = told.partition_epoch.0.saturating_add(1);
@@ -187,11 +189,12 @@ impl MetadataState {
             Transition {
                 active: &active,
                 isr: state.isr.clone(),
-                min_isr: rules.min_isr(topic, state.replicas.len()),
+                min_isr: rules.min_isr(topic),
                 unclean: false,
                 doubt: None,
                 clear_elr: true,
                 preference: Preference::Keep,
+                assigned: None,
             }
             .apply(state)
         });
@@ -208,11 +211,12 @@ impl MetadataState {
             Transition {
                 active: &active,
                 isr: state.isr.clone(),
-                min_isr: rules.min_isr(topic, state.replicas.len()),
+                min_isr: rules.min_isr(topic),
                 unclean: rules.unclean(topic),
                 doubt: None,
                 clear_elr: false,
                 preference: Preference::Keep,
+                assigned: None,
             }
             .apply(state)
         });
@@ -263,11 +267,12 @@ impl MetadataState {
         let transition = Transition {
             active: &active,
             isr,
-            min_isr: rules.min_isr(topic, state.replicas.len()),
+            min_isr: rules.min_isr(topic),
             unclean: false,
             doubt: None,
             clear_elr: false,
             preference: Preference::Keep,
+            assigned: None,
         };
         let mut before = state.clone();
         before.recovery = command.recovery;
@@ -374,7 +379,7 @@ impl MetadataState {
         let next = Transition {
             active: &active,
             isr: state.isr.clone(),
-            min_isr: rules.min_isr(topic, state.replicas.len()),
+            min_isr: rules.min_isr(topic),
             unclean: election == ElectionType::Unclean || rules.unclean(topic),
             doubt: None,
             clear_elr: false,
@@ -382,6 +387,7 @@ impl MetadataState {
                 ElectionType::Preferred => Preference::Preferred,
                 ElectionType::Unclean => Preference::Keep,
             },
+            assigned: None,
         }
         .apply(state);
         match (next, election) {
@@ -399,7 +405,13 @@ impl MetadataState {
         }
     }
 
-    fn replace(&mut self, name: &TopicName, partition: PartitionIndex, next: PartitionState, context: &mut Context) {
+    pub(super) fn replace(
+        &mut self,
+        name: &TopicName,
+        partition: PartitionIndex,
+        next: PartitionState,
+        context: &mut Context,
+    ) {
         let Some(topic) = self.topics.get_mut(name) else { return };
         let Ok(position) = usize::try_from(partition.0) else { return };
         let Some(slot) = topic.partitions.get_mut(position) else { return };

@@ -44,8 +44,7 @@ impl MetadataState {
         let mut chosen: Vec<&Broker> = Vec::with_capacity(factor);
         for position in 0..factor {
             let next = self
-                .brokers
-                .values()
+                .uncordoned()
                 .filter(|broker| !chosen.iter().any(|taken| taken.node == broker.node))
                 .min_by_key(|broker| {
                     let load = loads.get(&broker.node).copied().unwrap_or_default();

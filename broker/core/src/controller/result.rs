@@ -64,6 +64,20 @@ record! {
     }
 }
 
+record! {
+    /// What a wanted reassignment came to, for one partition.
+    pub ReassignmentOutcome / ReassignmentOutcomeProto {
+        /// The topic.
+        topic_id: TopicId => Vec<u8>, [bytes = "vec", tag = "1"];
+        /// The partition.
+        partition: PartitionIndex => i32, [int32, tag = "2"];
+        /// [`ErrorCode::None`] when it is under way, or done already.
+        code: ErrorCode => i32, [sint32, tag = "3"];
+        /// Why not.
+        message: String => String, [string, tag = "4"];
+    }
+}
+
 /// What a command came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CommandResult {
@@ -88,6 +102,15 @@ pub enum CommandResult {
     },
     /// One outcome per partition.
     Elections(Vec<ElectionOutcome>),
+    /// One outcome per partition, in the order asked for.
+    Reassignments(Vec<ReassignmentOutcome>),
+    /// Leaderships were handed over.
+    LeadersMoved {
+        /// How many.
+        moved: i32,
+        /// Still led by the broker, as nobody else is in sync.
+        left: i32,
+    },
 }
 
 impl CommandResult {
@@ -105,7 +128,7 @@ impl CommandResult {
     /// How many bytes it takes to remember this.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Elections(_) | Self::Created(_) | Self::Error(_) => self.put().encoded_len(),
+            Self::Elections(_) | Self::Reassignments(_) | Self::Created(_) | Self::Error(_) => self.put().encoded_len(),
             // Ids and one partition's state: too small to be worth measuring.
             _ => 64,
         }
@@ -132,6 +155,20 @@ pub(super) struct ElectionsProto {
     outcomes: Vec<ElectionOutcomeProto>,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ReassignmentsProto {
+    #[prost(message, repeated, tag = "1")]
+    outcomes: Vec<ReassignmentOutcomeProto>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct LeadersMovedProto {
+    #[prost(int32, tag = "1")]
+    moved: i32,
+    #[prost(int32, tag = "2")]
+    left: i32,
+}
+
 #[derive(Clone, PartialEq, prost::Oneof)]
 enum ResultProto {
     #[prost(message, tag = "1")]
@@ -150,12 +187,16 @@ enum ResultProto {
     ProducerIds(i64),
     #[prost(message, tag = "8")]
     Elections(ElectionsProto),
+    #[prost(message, tag = "10")]
+    Reassignments(ReassignmentsProto),
+    #[prost(message, tag = "11")]
+    LeadersMoved(LeadersMovedProto),
 }
 
 /// [`CommandResult`] as stored.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CommandResultProto {
-    #[prost(oneof = "ResultProto", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "ResultProto", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10, 11")]
     result: Option<ResultProto>,
     /// Size of the block of [`ResultProto::ProducerIds`].
     #[prost(int64, tag = "9")]
@@ -177,6 +218,12 @@ impl Field<CommandResultProto> for CommandResult {
                 ResultProto::ProducerIds(*first)
             }
             Self::Elections(outcomes) => ResultProto::Elections(ElectionsProto { outcomes: outcomes.put() }),
+            Self::Reassignments(outcomes) => {
+                ResultProto::Reassignments(ReassignmentsProto { outcomes: outcomes.put() })
+            }
+            Self::LeadersMoved { moved, left } => {
+                ResultProto::LeadersMoved(LeadersMovedProto { moved: *moved, left: *left })
+            }
         };
         CommandResultProto { result: Some(result), count }
     }
@@ -191,6 +238,8 @@ impl Field<CommandResultProto> for CommandResult {
             ResultProto::Partition(state) => Self::Partition(Field::take(state)?),
             ResultProto::ProducerIds(first) => Self::ProducerIds { first, count: proto.count },
             ResultProto::Elections(elections) => Self::Elections(Field::take(elections.outcomes)?),
+            ResultProto::Reassignments(all) => Self::Reassignments(Field::take(all.outcomes)?),
+            ResultProto::LeadersMoved(LeadersMovedProto { moved, left }) => Self::LeadersMoved { moved, left },
         })
     }
 }

@@ -17,7 +17,8 @@ use crate::PartitionState;
 
 /// Version of the rules by which commands are judged. All brokers of a cluster judge by the same.
 /// Version 2: when no trusted replica is left, the longest log is elected, not the last leader's.
-pub const METADATA_VERSION: u32 = 2;
+/// Version 3: replicas are reassigned, brokers are cordoned, leaderships are handed over.
+pub const METADATA_VERSION: u32 = 3;
 
 record! {
     /// A registered broker.
@@ -42,6 +43,8 @@ record! {
         shutting_down: Option<RaftIndex> => Option<u64>, [uint64, optional, tag = "9"];
         /// Version of its software.
         software_version: String => String, [string, tag = "10"];
+        /// Gets no replicas that it does not have already; see [`SetCordon`](super::SetCordon).
+        cordoned: bool => bool, [bool, tag = "11"];
     }
 }
 
@@ -85,7 +88,7 @@ impl Topic {
     /// Replicas of its first partition: what Kafka's tools call the topic's replication factor.
     #[must_use]
     pub fn replication_factor(&self) -> usize {
-        self.partitions.first().map_or(0, |partition| partition.replicas.len())
+        self.partitions.first().map_or(0, PartitionState::replication_factor)
     }
 
     /// Whether the brokers keep their own state in it.
@@ -158,6 +161,16 @@ impl MetadataState {
     /// The brokers that clients are told of: unfenced ones.
     pub fn alive_brokers(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.values().filter(|broker| !broker.fenced)
+    }
+
+    /// The brokers that may be given replicas.
+    pub(super) fn uncordoned(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values().filter(|broker| !broker.cordoned)
+    }
+
+    /// Partitions whose replicas are being reassigned.
+    pub fn reassigning_partitions(&self) -> impl Iterator<Item = (&Topic, PartitionIndex, &PartitionState)> {
+        self.partitions().filter(|(_, _, state)| state.is_reassigning())
     }
 
     /// Whether the broker may be elected and join in-sync sets (R2).

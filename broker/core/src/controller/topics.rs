@@ -9,7 +9,7 @@ use super::command::{Assignment, CreatePartitions, CreateTopic, DeleteTopic};
 use super::config::check_topic_configs;
 use super::result::{CommandError, CommandResult, CreatedTopic};
 use super::state::{MetadataState, Topic, index_of};
-use crate::{LeaderRecovery, PartitionState};
+use crate::{LeaderRecovery, PartitionState, effective_min_isr};
 
 /// Partitions of one topic.
 pub(super) const MAX_PARTITIONS: usize = 10_000;
@@ -61,11 +61,24 @@ impl MetadataState {
             Ok(factor) if factor > 0 => factor,
             _ => return refuse(ErrorCode::InvalidReplicationFactor, format!("replication factor {factor} is below 1")),
         };
-        if factor > self.brokers.len() {
-            let message = format!("replication factor {factor} is larger than the {} brokers", self.brokers.len());
-            return refuse(ErrorCode::InvalidReplicationFactor, message);
-        }
+        self.check_factor(factor)?;
         Ok(self.place(command.topic_id, partitions, factor))
+    }
+
+    /// Whether there are brokers enough to place so many replicas.
+    fn check_factor(&self, factor: usize) -> Result<(), CommandError> {
+        let (all, free) = (self.brokers.len(), self.uncordoned().count());
+        if factor <= free {
+            return Ok(());
+        }
+        let message = match all - free {
+            0 => format!("replication factor {factor} is larger than the {all} brokers"),
+            cordoned => format!(
+                "replication factor {factor} is larger than the {free} brokers that may get replicas; {cordoned} of \
+                 {all} brokers are cordoned"
+            ),
+        };
+        refuse(ErrorCode::InvalidReplicationFactor, message)
     }
 
     fn check_topic_assignments(&self, command: &CreateTopic) -> Result<Vec<Vec<NodeId>>, CommandError> {
@@ -111,6 +124,10 @@ impl MetadataState {
             if let Some(unknown) = unique.iter().find(|node| !self.brokers.contains_key(node)) {
                 return bad(format!("broker {unknown} of the assignment is not registered"));
             }
+            let cordoned = |node: &&NodeId| self.brokers.get(*node).is_some_and(|broker| broker.cordoned);
+            if let Some(cordoned) = unique.iter().find(cordoned) {
+                return bad(format!("broker {cordoned} is cordoned: it gets no further replicas"));
+            }
         }
         Ok(assignments.iter().map(|assignment| assignment.replicas.clone()).collect())
     }
@@ -146,7 +163,7 @@ impl MetadataState {
         let partitions: Vec<PartitionState> = placement
             .into_iter()
             .map(|replicas| {
-                let min_isr = rules.min_isr_of(own, replicas.len());
+                let min_isr = effective_min_isr(rules.min_isr_of(own), replicas.len());
                 self.new_partition(replicas, min_isr)
             })
             .collect();
@@ -181,10 +198,7 @@ impl MetadataState {
         }
         let factor = topic.replication_factor();
         if command.assignments.is_empty() {
-            if factor > self.brokers.len() {
-                let message = format!("replication factor {factor} is larger than the {} brokers", self.brokers.len());
-                return refuse(ErrorCode::InvalidReplicationFactor, message);
-            }
+            self.check_factor(factor)?;
             return Ok(self.place(topic.id, total - existing, factor));
         }
         if command.assignments.len() != total - existing {
@@ -201,7 +215,7 @@ impl MetadataState {
         let new: Vec<PartitionState> = placement
             .into_iter()
             .map(|replicas| {
-                let min_isr = rules.min_isr_of(own, replicas.len());
+                let min_isr = effective_min_isr(rules.min_isr_of(own), replicas.len());
                 self.new_partition(replicas, min_isr)
             })
             .collect();

@@ -115,7 +115,7 @@ impl Leadership {
 
     /// Follows a changed assignment; known followers keep their progress.
     pub(super) fn set_replicas(&mut self, me: NodeId, replicas: &[NodeId], isr: &[NodeId], now_ms: u64) {
-        self.followers.retain(|node, _| replicas.contains(node));
+        self.followers.retain(|node, _| replicas.contains(node) || mutant!(RemovedStillCounts));
         for node in replicas.iter().filter(|node| **node != me) {
             self.followers.entry(*node).or_insert_with(|| Progress::at_start(isr.contains(node), now_ms));
         }
@@ -124,7 +124,8 @@ impl Leadership {
     /// The largest set that may be committed, given the committed one.
     pub(super) fn in_maximal_isr(&self, committed: &[NodeId], node: NodeId) -> bool {
         let joining = matches!(&self.pending, Some(Pending { change: Change::Expand(added), .. }) if *added == node);
-        joining || (committed.contains(&node) && !(mutant!(ShrinkBeforeCommit) && self.is_leaving(node)))
+        let counts = committed.contains(&node) || mutant!(RemovedStillCounts);
+        joining || (counts && !(mutant!(ShrinkBeforeCommit) && self.is_leaving(node)))
     }
 
     /// Whether the proposal in flight drops `node`, which must not count before it is committed.

@@ -255,8 +255,7 @@ impl PartitionReplica {
         if mutant!(IgnoreMinIsr) {
             return 1;
         }
-        let replicas = self.committed.as_ref().map_or(0, |state| state.replicas.len());
-        self.config.min_insync_replicas.min(replicas)
+        self.committed.as_ref().map_or(1, |state| state.min_isr(self.config.min_insync_replicas))
     }
 
     fn check_follower(&self, fetch: &FollowerFetch) -> Result<(), ErrorCode> {

@@ -46,7 +46,7 @@ fn facts(log_end: i64, high_watermark: i64, latest_epoch: Option<i32>) -> LogFac
 }
 
 fn replica(me: i32, min_isr: usize, log: LogFacts) -> PartitionReplica {
-    let config = ReplicaConfig { min_insync_replicas: min_isr, ..ReplicaConfig::default() };
+    let config = ReplicaConfig { min_insync_replicas: Some(min_isr), ..ReplicaConfig::default() };
     PartitionReplica::new(NodeId(me), BrokerEpoch(100 + i64::from(me)), config, log)
 }
 

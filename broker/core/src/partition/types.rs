@@ -16,13 +16,13 @@ pub const ALTER_PARTITION_RETRY_MS: u64 = 500;
 pub struct ReplicaConfig {
     /// `replica.lag.time.max.ms`.
     pub lag_max_ms: u64,
-    /// `min.insync.replicas` as configured; at most the replication factor of it takes effect.
-    pub min_insync_replicas: usize,
+    /// `min.insync.replicas` as configured; see [`PartitionState::min_isr`](crate::PartitionState::min_isr).
+    pub min_insync_replicas: Option<usize>,
 }
 
 impl Default for ReplicaConfig {
     fn default() -> Self {
-        Self { lag_max_ms: DEFAULT_REPLICA_LAG_TIME_MAX_MS, min_insync_replicas: 1 }
+        Self { lag_max_ms: DEFAULT_REPLICA_LAG_TIME_MAX_MS, min_insync_replicas: Some(1) }
     }
 }
 

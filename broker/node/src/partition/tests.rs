@@ -100,7 +100,7 @@ impl Node {
         let tp = TopicPartition::new("t", 0);
         let settings = Settings {
             log: LogConfig::default(),
-            replica: ReplicaConfig { min_insync_replicas: 1, ..ReplicaConfig::default() },
+            replica: ReplicaConfig { min_insync_replicas: Some(1), ..ReplicaConfig::default() },
             deletes_old: true,
         };
         let (log, high_watermark) =

@@ -286,7 +286,7 @@ mod tests {
     fn open(log_dir: &Arc<LogDir>, committer: &Arc<Committer>) -> Arc<Partition> {
         let settings = Settings {
             log: LogConfig::default(),
-            replica: ReplicaConfig { min_insync_replicas: 1, ..ReplicaConfig::default() },
+            replica: ReplicaConfig { min_insync_replicas: Some(1), ..ReplicaConfig::default() },
             deletes_old: true,
         };
         let (tp, mut checkpoints) = (TopicPartition::new("t", 0), Checkpoints::default());

@@ -147,7 +147,7 @@ fn below_the_minimum_the_watermark_stands_still_so_the_last_replica_standing_ack
     assert!(effects.contains(&Effect::HighWatermark(Offset(6))), "{effects:?}");
     // A lower minimum releases it as well.
     let mut node = leader(2, facts(4, 3, Some(4)), &[1]);
-    let config = ReplicaConfig { min_insync_replicas: 1, ..ReplicaConfig::default() };
+    let config = ReplicaConfig { min_insync_replicas: Some(1), ..ReplicaConfig::default() };
     assert_eq!(node.apply_config(config, 1), [Effect::HighWatermark(Offset(4))]);
 }
 

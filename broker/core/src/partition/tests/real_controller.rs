@@ -91,7 +91,7 @@ struct Sim {
 }
 
 fn config(min_isr: usize) -> ReplicaConfig {
-    ReplicaConfig { min_insync_replicas: min_isr, ..ReplicaConfig::default() }
+    ReplicaConfig { min_insync_replicas: Some(min_isr), ..ReplicaConfig::default() }
 }
 
 impl Sim {

@@ -122,7 +122,7 @@ pub(super) fn slot(node: i32) -> usize {
 impl Sim {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let config = ReplicaConfig { min_insync_replicas: 1 + random.below(2), ..ReplicaConfig::default() };
+        let config = ReplicaConfig { min_insync_replicas: Some(1 + random.below(2)), ..ReplicaConfig::default() };
         let view = NODES.map(|node| all_up(NodeId(node)).unwrap());
         let brokers = NODES.map(|node| Broker {
             up: true,
