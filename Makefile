@@ -11,10 +11,10 @@ BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
 SEEDS ?= 2000
 DATA ?= $(CURDIR)/.cache/local
 
-.PHONY: help build run test lint unit sim mutants e2e soak fuzz figures deny tools clean
+.PHONY: help build run test lint unit sim mutants e2e kube-up kube-down kube-e2e soak fuzz figures deny tools clean
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 tools: ## Install what building needs (Rust toolchain is expected; says what is missing)
 	@tests/tools/need-build.sh
@@ -42,8 +42,18 @@ sim: tools ## Whole clusters from seeds: corpus, scenarios and SEEDS fresh seeds
 mutants: tools ## Each deliberate defect must be noticed by the simulator; prints the table
 	@tests/tools/sim.sh --mutants -- $(ARGS)
 
-e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest)
+e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest), then kube-e2e
 	@tests/tools/e2e.sh $(ARGS)
+	@tests/tools/kube.sh test
+
+kube-e2e: tools ## The operator on a real Kubernetes: KUBECONFIG's, or one that exists while the tests run (ARGS= for pytest)
+	@tests/tools/kube.sh test $(ARGS)
+
+kube-up: tools ## Start a Kubernetes of two nodes on this machine, with Chronik's images (needs root); says how to use it
+	@tests/tools/kube.sh up
+
+kube-down: ## End the Kubernetes of kube-up and prove that nothing of it is left
+	@tests/tools/kube.sh down
 
 soak: MINUTES ?= 60
 soak: build ## Random faults against real processes for MINUTES, under load, judged (SEED= replays, GENERATION= one cluster of it)
