@@ -2,14 +2,14 @@
 //!
 //! Exit codes: 0 stopped in order; 64 configuration or usage; 65 the data directory belongs to another cluster or node,
 //! or is damaged; 66 another process is this broker; 69 the broker asked does not answer; 75 a fault that a restart may
-//! cure.
+//! cure; 77 the broker asked wants another secret.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chronik_broker::config::{Config, EXIT_CONFIG, EXIT_TEMPORARY};
-use chronik_broker::{admin, local, startup, telemetry};
+use chronik_broker::{admin, control, local, startup, telemetry};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -40,6 +40,8 @@ enum Command {
     Status(AskArgs),
     /// Examine a running cluster: what is wrong, where, and what to do
     Doctor(AskArgs),
+    /// Operate a running cluster: cordon, rebalance, change the quorum
+    Control(control::cli::Options),
     /// Print every setting with its value, its source and its meaning
     Config(ConfigArgs),
     /// Print the version
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
             Command::Local(options) => local::run(options).await,
             Command::Status(args) => admin::show::status(&args.admin, args.json).await,
             Command::Doctor(args) => admin::show::doctor(&args.admin, args.json).await,
+            Command::Control(options) => control::cli::run(options).await,
             Command::Config(args) => print_config(&args),
             Command::Version => {
                 println!("chronik-broker {}", env!("CARGO_PKG_VERSION"));

@@ -30,12 +30,15 @@ pub(super) fn handle(api: &Api, call: &Call, request: DescribeClusterRequest) ->
     response.brokers = state
         .brokers()
         .filter(|broker| !broker.fenced || request.include_fenced_brokers)
-        .map(|broker| DescribeClusterBroker {
-            broker_id: broker.node.0,
-            host: broker.endpoints.kafka.host.as_str().into(),
-            port: i32::from(broker.endpoints.kafka.port),
-            rack: broker.rack.as_deref().map(Into::into),
-            is_fenced: broker.fenced,
+        .filter_map(|broker| {
+            let endpoint = super::endpoints::of(broker, &call.connection)?;
+            Some(DescribeClusterBroker {
+                broker_id: broker.node.0,
+                host: endpoint.host.as_str().into(),
+                port: i32::from(endpoint.port),
+                rack: broker.rack.as_deref().map(Into::into),
+                is_fenced: broker.fenced,
+            })
         })
         .collect();
     Outcome::Done(response)

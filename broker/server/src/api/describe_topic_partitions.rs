@@ -11,10 +11,11 @@ use chronik_wire::messages::describe_topic_partitions::{
 
 use super::metadata::{ids, offline};
 use super::{Api, Call, Outcome};
+use crate::net::ConnectionInfo;
 
 pub(super) fn handle(
     api: &Api,
-    _: &Call,
+    call: &Call,
     request: DescribeTopicPartitionsRequest,
 ) -> Outcome<DescribeTopicPartitionsResponse> {
     let state = api.meta.state();
@@ -41,7 +42,7 @@ pub(super) fn handle(
             response.topics.push(unknown(&name));
             continue;
         };
-        let described = describe(&state, topic, skip, left);
+        let described = describe(&state, &call.connection, topic, skip, left);
         let next = skip + described.partitions.len();
         left -= described.partitions.len();
         response.topics.push(described);
@@ -66,7 +67,13 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
     }
 }
 
-fn describe(state: &MetadataState, topic: &Topic, skip: usize, limit: usize) -> DescribeTopicPartitionsResponseTopic {
+fn describe(
+    state: &MetadataState,
+    connection: &ConnectionInfo,
+    topic: &Topic,
+    skip: usize,
+    limit: usize,
+) -> DescribeTopicPartitionsResponseTopic {
     let partitions = topic
         .iter()
         .skip(skip)
@@ -83,7 +90,7 @@ fn describe(state: &MetadataState, topic: &Topic, skip: usize, limit: usize) -> 
             isr_nodes: ids(&partition.isr),
             eligible_leader_replicas: Some(ids(&partition.elr)),
             last_known_elr: Some(ids(&partition.last_known_elr)),
-            offline_replicas: offline(state, partition),
+            offline_replicas: offline(state, connection, partition),
         })
         .collect();
     DescribeTopicPartitionsResponseTopic {

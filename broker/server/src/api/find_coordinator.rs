@@ -11,7 +11,8 @@ use chronik_wire::messages::find_coordinator::{Coordinator, FindCoordinatorReque
 
 use super::errors::Refusal;
 use super::groups::{OFFSETS_TOPIC, ensure_offsets_topic};
-use super::{Api, Call, Outcome};
+use super::{Api, Call, Outcome, endpoints};
+use crate::net::ConnectionInfo;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -33,13 +34,14 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: FindCoordinatorReques
         return Outcome::Done(answer(version, keys.into_iter().map(|key| refused(key, &refusal)).collect()));
     }
     if api.meta.state().topic(OFFSETS_TOPIC).is_some() {
-        return Outcome::Done(answer(version, keys.into_iter().map(|key| find(api, key)).collect()));
+        let coordinators = keys.into_iter().map(|key| find(api, &call.connection, key)).collect();
+        return Outcome::Done(answer(version, coordinators));
     }
-    let api = Arc::clone(api);
+    let (api, connection) = (Arc::clone(api), Arc::clone(&call.connection));
     Outcome::Ordered(Box::pin(async move {
         let made = ensure_offsets_topic(&api).await;
         let coordinators = keys.into_iter().map(|key| match &made {
-            Ok(()) => find(&api, key),
+            Ok(()) => find(&api, &connection, key),
             Err(refusal) => refused(key, &Refusal::new(ErrorCode::CoordinatorNotAvailable, refusal.message.clone())),
         });
         answer(version, coordinators.collect())
@@ -57,19 +59,20 @@ fn refused(key: KString, refusal: &Refusal) -> Coordinator {
     }
 }
 
-fn find(api: &Api, key: KString) -> Coordinator {
+fn find(api: &Api, connection: &ConnectionInfo, key: KString) -> Coordinator {
     let state = api.meta.state();
     let found = state.topic(OFFSETS_TOPIC).and_then(|topic| {
         let count = i32::try_from(topic.partitions.len()).ok()?;
         let partition = PartitionIndex(partition_for(&key, count)?);
-        state.leader(&TopicPartition::new(OFFSETS_TOPIC, partition))
+        let broker = state.leader(&TopicPartition::new(OFFSETS_TOPIC, partition))?;
+        Some((broker.node, endpoints::of(broker, connection)?))
     });
     match found {
-        Some(broker) => Coordinator {
+        Some((node, endpoint)) => Coordinator {
             key,
-            node_id: broker.node.0,
-            host: broker.endpoints.kafka.host.as_str().into(),
-            port: i32::from(broker.endpoints.kafka.port),
+            node_id: node.0,
+            host: endpoint.host.as_str().into(),
+            port: i32::from(endpoint.port),
             error_code: ErrorCode::None.code(),
             error_message: None,
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_core::PartitionState;
-use chronik_core::controller::{Command, CreateTopic, MetadataState, Topic};
+use chronik_core::controller::{Broker, Command, CreateTopic, MetadataState, Topic};
 use chronik_model::{ErrorCode, NodeId, PartitionIndex, TopicName, Uuid};
 use chronik_wire::messages::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
@@ -13,7 +13,8 @@ use chronik_wire::messages::metadata::{
 };
 use futures::StreamExt;
 
-use super::{Api, Call, Outcome, admin};
+use super::{Api, Call, Outcome, admin, endpoints};
+use crate::net::ConnectionInfo;
 
 /// How long an answer waits for the failover of a leader that is probably dead. Clients ask the moment their connection
 /// breaks; told the dead leader once more, they come back only after a backoff of hundreds of milliseconds.
@@ -26,8 +27,18 @@ const MAX_AUTO_CREATED: usize = 100;
 /// Of these, how many are proposed at the same time.
 const CREATED_AT_ONCE: usize = 16;
 
+/// Version 6 has an error for leaders that lack the listener.
+const LISTENER_NOT_FOUND_FROM: i16 = 6;
+
+/// Who asks: in which version, and by which listener.
+struct Asker {
+    version: i16,
+    connection: Arc<ConnectionInfo>,
+}
+
 pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> Outcome<MetadataResponse> {
     let version = call.version;
+    let asker = Asker { version, connection: Arc::clone(&call.connection) };
     // Version 0 has no null: an empty list means all topics.
     let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
     let missing = match &wanted {
@@ -37,12 +48,12 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> O
     if missing.is_empty() {
         let doubt = doubtful_leaders(api, wanted.as_deref());
         if doubt.is_empty() {
-            return Outcome::Done(answer(api, wanted.as_deref(), &BTreeMap::new()));
+            return Outcome::Done(answer(api, &asker, wanted.as_deref(), &BTreeMap::new()));
         }
         let api = Arc::clone(api);
         return Outcome::Parked(Box::pin(async move {
             api.meta.decided(doubt, FAILOVER_TIMEOUT).await;
-            answer(&api, wanted.as_deref(), &BTreeMap::new())
+            answer(&api, &asker, wanted.as_deref(), &BTreeMap::new())
         }));
     }
     let api = Arc::clone(api);
@@ -55,7 +66,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: MetadataRequest) -> O
         });
         let failed = created.buffer_unordered(CREATED_AT_ONCE).filter_map(std::future::ready).collect::<Vec<_>>().await;
         let postponed = later.into_iter().map(|name| (name, ErrorCode::LeaderNotAvailable));
-        answer(&api, wanted.as_deref(), &failed.into_iter().chain(postponed).collect())
+        answer(&api, &asker, wanted.as_deref(), &failed.into_iter().chain(postponed).collect())
     }))
 }
 
@@ -121,13 +132,14 @@ pub(super) fn controller_of(state: &MetadataState, me: NodeId) -> i32 {
 
 fn answer(
     api: &Api,
+    asker: &Asker,
     wanted: Option<&[MetadataRequestTopic]>,
     failed: &BTreeMap<TopicName, ErrorCode>,
 ) -> MetadataResponse {
     let state = api.meta.state();
     let topics = match wanted {
-        None => state.topics().map(|topic| describe(&state, topic)).collect(),
-        Some(wanted) => wanted.iter().map(|topic| find(&state, topic, failed)).collect(),
+        None => state.topics().map(|topic| describe(&state, asker, topic)).collect(),
+        Some(wanted) => wanted.iter().map(|topic| find(&state, asker, topic, failed)).collect(),
     };
     // A broker that died a moment ago stays in the list for some seconds. librdkafka forgets a broker that is gone from it
     // while it moves that broker's partitions to their new leaders, and then stalls until its next refresh.
@@ -136,11 +148,14 @@ fn answer(
         brokers: state
             .brokers()
             .filter(|broker| !broker.fenced || lately_lost.contains(&broker.node))
-            .map(|broker| MetadataResponseBroker {
-                node_id: broker.node.0,
-                host: broker.endpoints.kafka.host.as_str().into(),
-                port: i32::from(broker.endpoints.kafka.port),
-                rack: broker.rack.as_deref().map(Into::into),
+            .filter_map(|broker| {
+                let endpoint = endpoints::of(broker, &asker.connection)?;
+                Some(MetadataResponseBroker {
+                    node_id: broker.node.0,
+                    host: endpoint.host.as_str().into(),
+                    port: i32::from(endpoint.port),
+                    rack: broker.rack.as_deref().map(Into::into),
+                })
             })
             .collect(),
         cluster_id: state.cluster_id().map(|id| id.as_str().into()),
@@ -152,6 +167,7 @@ fn answer(
 
 fn find(
     state: &MetadataState,
+    asker: &Asker,
     wanted: &MetadataRequestTopic,
     failed: &BTreeMap<TopicName, ErrorCode>,
 ) -> MetadataResponseTopic {
@@ -163,25 +179,25 @@ fn find(
     };
     match &wanted.name {
         Some(name) => match state.topic(name) {
-            Some(topic) => describe(state, topic),
+            Some(topic) => describe(state, asker, topic),
             None if TopicName::problem(name).is_some() => refused(ErrorCode::InvalidTopicException),
             None => refused(failed.get(name.as_str()).copied().unwrap_or(ErrorCode::UnknownTopicOrPartition)),
         },
         None if wanted.topic_id == Uuid::ZERO => refused(ErrorCode::InvalidRequest),
         None => match state.topic_by_id(wanted.topic_id) {
-            Some(topic) => describe(state, topic),
+            Some(topic) => describe(state, asker, topic),
             None => refused(ErrorCode::UnknownTopicId),
         },
     }
 }
 
-fn describe(state: &MetadataState, topic: &Topic) -> MetadataResponseTopic {
+fn describe(state: &MetadataState, asker: &Asker, topic: &Topic) -> MetadataResponseTopic {
     MetadataResponseTopic {
         error_code: ErrorCode::None.code(),
         name: Some(topic.name.as_str().into()),
         topic_id: topic.id,
         is_internal: topic.is_internal(),
-        partitions: topic.iter().map(|(index, partition)| describe_partition(state, index, partition)).collect(),
+        partitions: topic.iter().map(|(index, partition)| describe_partition(state, asker, index, partition)).collect(),
         ..MetadataResponseTopic::default()
     }
 }
@@ -191,25 +207,35 @@ pub(super) fn ids(nodes: &[NodeId]) -> Vec<i32> {
     nodes.iter().map(|node| node.0).collect()
 }
 
-/// Replicas on brokers that are not alive.
-pub(super) fn offline(state: &MetadataState, partition: &PartitionState) -> Vec<i32> {
-    let alive = |node: &NodeId| state.broker(*node).is_some_and(|broker| !broker.fenced);
+/// Replicas on brokers that are not alive, or that the asker cannot reach.
+pub(super) fn offline(state: &MetadataState, connection: &ConnectionInfo, partition: &PartitionState) -> Vec<i32> {
+    let reached = |broker: &Broker| !broker.fenced && endpoints::of(broker, connection).is_some();
+    let alive = |node: &NodeId| state.broker(*node).is_some_and(reached);
     partition.replicas.iter().filter(|node| !alive(node)).map(|node| node.0).collect()
 }
 
 fn describe_partition(
     state: &MetadataState,
+    asker: &Asker,
     index: PartitionIndex,
     partition: &PartitionState,
 ) -> MetadataResponsePartition {
-    let error = if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
+    // A leader that lacks the listener cannot be reached by the asker; old clients know no error for that.
+    let reached = partition
+        .leader
+        .filter(|leader| state.broker(*leader).is_none_or(|broker| endpoints::of(broker, &asker.connection).is_some()));
+    let error = match (partition.leader, reached) {
+        (Some(_), Some(_)) => ErrorCode::None,
+        (Some(_), None) if asker.version >= LISTENER_NOT_FOUND_FROM => ErrorCode::ListenerNotFound,
+        _ => ErrorCode::LeaderNotAvailable,
+    };
     MetadataResponsePartition {
         error_code: error.code(),
         partition_index: index.0,
-        leader_id: partition.leader.unwrap_or(NodeId::NONE).0,
+        leader_id: reached.unwrap_or(NodeId::NONE).0,
         leader_epoch: partition.leader_epoch.0,
         replica_nodes: ids(&partition.replicas),
         isr_nodes: ids(&partition.isr),
-        offline_replicas: offline(state, partition),
+        offline_replicas: offline(state, &asker.connection, partition),
     }
 }

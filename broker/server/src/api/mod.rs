@@ -22,6 +22,7 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_topic_partitions;
+mod endpoints;
 mod errors;
 mod fetch;
 mod find_coordinator;

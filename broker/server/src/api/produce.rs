@@ -114,9 +114,9 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ProduceRequest) -> Ou
         };
     }
     if places.is_empty() {
-        return Outcome::Done(finish(api, version, response));
+        return Outcome::Done(finish(api, call, response));
     }
-    let api = Arc::clone(api);
+    let (api, call) = (Arc::clone(api), call.clone());
     Outcome::Parked(Box::pin(async move {
         let all = Arc::clone(&wait).all();
         let expired = tokio::time::timeout(Duration::from_millis(timeout_ms), all).await.is_err();
@@ -132,7 +132,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &Call, request: ProduceRequest) -> Ou
                 *one = failed(one.index, error, error.text());
             }
         }
-        finish(&api, version, response)
+        finish(&api, &call, response)
     }))
 }
 
@@ -286,8 +286,8 @@ fn hint(version: i16, partition: &Partition, response: &mut PartitionProduceResp
 }
 
 /// Fills hints in that are missing, and the addresses of the leaders that are named.
-fn finish(api: &Api, version: i16, mut response: ProduceResponse) -> ProduceResponse {
-    if version < HINTS_FROM {
+fn finish(api: &Api, call: &Call, mut response: ProduceResponse) -> ProduceResponse {
+    if call.version < HINTS_FROM {
         return response;
     }
     let state = api.meta.state();
@@ -316,11 +316,14 @@ fn finish(api: &Api, version: i16, mut response: ProduceResponse) -> ProduceResp
     response.node_endpoints = leaders
         .into_iter()
         .filter_map(|leader| state.broker(NodeId(leader)))
-        .map(|broker| NodeEndpoint {
-            node_id: broker.node.0,
-            host: broker.endpoints.kafka.host.as_str().into(),
-            port: i32::from(broker.endpoints.kafka.port),
-            rack: broker.rack.as_deref().map(Into::into),
+        .filter_map(|broker| {
+            let endpoint = super::endpoints::of(broker, &call.connection)?;
+            Some(NodeEndpoint {
+                node_id: broker.node.0,
+                host: endpoint.host.as_str().into(),
+                port: i32::from(endpoint.port),
+                rack: broker.rack.as_deref().map(Into::into),
+            })
         })
         .collect();
     response

@@ -11,6 +11,7 @@
 //! refused.
 
 mod data;
+pub mod listeners;
 mod peers;
 mod sections;
 mod source;
@@ -41,6 +42,8 @@ pub struct Config {
     pub node_id: NodeId,
     /// The cluster's id, when it was configured.
     pub cluster_id: Option<ClusterId>,
+    /// The file with the secret that operators and brokers share.
+    pub control_secret_file: Option<PathBuf>,
     /// Where everything durable lives.
     pub data_dir: PathBuf,
     /// Failure domain of this broker.
@@ -105,7 +108,14 @@ impl Config {
     pub fn from_sources(sources: Sources, host_name: &str) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(sources);
         let r = &mut reader;
-        let node_id = r.optional_number("node.id", "This broker's id; unset = pod ordinal + 1", 1..=i32::MAX);
+        let node_id = r.parsed(
+            "node.id",
+            "This broker's id; auto or unset = pod ordinal + 1",
+            None,
+            "auto, or 1 to 2147483647",
+            |id: &NodeIdSetting| id.to_string(),
+            NodeIdSetting::parse,
+        );
         let cluster_id = r.parsed(
             "cluster.id",
             "The cluster's id; unset = derived from the founding peers, see the manual",
@@ -113,6 +123,11 @@ impl Config {
             "1 to 64 letters, digits, '-' and '_'",
             String::clone,
             |text| is_cluster_id(text).then(|| text.to_owned()),
+        );
+        let control_secret_file = r.text(
+            "control.secret.file",
+            "File with the secret that operators and brokers share; unset = the control service answers nobody",
+            "a path",
         );
         let data_dir = r.text_or("data.dir", "Directory of everything durable", "./chronik-data", "a path");
         let rack = r.text("broker.rack", "Failure domain of this broker", "any text");
@@ -127,8 +142,20 @@ impl Config {
         let groups = GroupsConfig::read(r);
         let tracing = TracingConfig::read(r);
 
-        let node_id = node_id.map(NodeId).or_else(|| node_id_of_pod(host_name, &peers.source));
-        if node_id.is_none() {
+        let automatic = node_id == Some(NodeIdSetting::Auto);
+        let node_id = match node_id {
+            Some(NodeIdSetting::Id(id)) => Some(id),
+            // Said in so many words, it holds wherever the peers come from.
+            Some(NodeIdSetting::Auto) => pod_ordinal(host_name).map(|ordinal| NodeId(ordinal + 1)),
+            None => node_id_of_pod(host_name, &peers.source),
+        };
+        if automatic && node_id.is_none() {
+            r.problem(
+                "node.id",
+                format!("is auto, but the host name '{host_name}' does not end in a number"),
+                "a whole number from 1, or a host name such as chronik-0",
+            );
+        } else if node_id.is_none() {
             r.problem(
                 "node.id",
                 format!("not given, and the host name '{host_name}' does not end in a pod ordinal"),
@@ -147,6 +174,7 @@ impl Config {
             Some(node_id) if problems.is_empty() => Ok(Self {
                 node_id,
                 cluster_id: cluster_id.map(ClusterId::from),
+                control_secret_file: control_secret_file.map(PathBuf::from),
                 data_dir: data_dir.into(),
                 rack,
                 advertised_host,
@@ -233,6 +261,33 @@ pub fn host_name() -> String {
 pub fn pod_ordinal(name: &str) -> Option<i32> {
     let (_, ordinal) = name.split('.').next()?.rsplit_once('-')?;
     ordinal.parse().ok().filter(|n| (0..i32::MAX).contains(n))
+}
+
+/// What `node.id` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NodeIdSetting {
+    /// By the host name.
+    Auto,
+    /// This one.
+    Id(NodeId),
+}
+
+impl NodeIdSetting {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            number => number.parse().ok().filter(|id| *id > 0).map(|id| Self::Id(NodeId(id))),
+        }
+    }
+}
+
+impl std::fmt::Display for NodeIdSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
 }
 
 fn node_id_of_pod(host_name: &str, source: &DiscoverySource) -> Option<NodeId> {

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::listeners::{self, ExtraListener};
 use super::source::Reader;
 
 /// Ports and addresses of this broker.
@@ -23,6 +24,8 @@ pub struct ListenersConfig {
     pub advertised_host: Option<String>,
     /// Kafka port that clients are told, when it differs (port mapping).
     pub advertised_kafka_port: Option<u16>,
+    /// Further Kafka listeners, besides those of the mounted `cluster.yaml`.
+    pub extra: Vec<ExtraListener>,
 }
 
 impl ListenersConfig {
@@ -54,11 +57,22 @@ impl ListenersConfig {
                 "Kafka port that clients are told",
                 ports,
             ),
+            extra: r
+                .parsed(
+                    "kafka.listeners",
+                    "Further Kafka listeners; who asks through one is told the brokers' addresses for that one",
+                    Some(Vec::new()),
+                    listeners::ACCEPTED,
+                    listeners::show,
+                    listeners::parse,
+                )
+                .unwrap_or_default(),
         };
-        let mut seen = [config.kafka_port, config.raft_port, config.replication_port, config.admin_port];
+        let mut seen = vec![config.kafka_port, config.raft_port, config.replication_port, config.admin_port];
+        seen.extend(config.extra.iter().map(|listener| listener.port));
         seen.sort_unstable();
         if seen.windows(2).any(|pair| pair[0] == pair[1]) {
-            r.problem("kafka.port", "two listeners have the same port", "four different ports");
+            r.problem("kafka.port", "two listeners have the same port", "a port of its own for each");
         }
         config
     }

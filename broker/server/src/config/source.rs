@@ -146,7 +146,7 @@ fn flatten(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) -> 
         Value::Sequence(items) => {
             let mut texts = Vec::with_capacity(items.len());
             for item in items {
-                let text = scalar(item).or_else(|| peer_entry(item));
+                let text = scalar(item).or_else(|| peer_entry(item)).or_else(|| listener_entry(item));
                 texts.push(text.ok_or_else(|| format!("'{prefix}' holds a list entry that is not understood"))?);
             }
             insert(prefix, texts.join(","), into)
@@ -191,6 +191,24 @@ fn peer_entry(value: &Value) -> Option<String> {
         Some(port) => format!("{id}@{host}:{port}"),
         None => format!("{id}@{host}"),
     })
+}
+
+/// `{name: a, port: 9094, advertised.host: b, advertised.port: 30094}` in `kafka.listeners`, as `a:9094@b:30094`.
+fn listener_entry(value: &Value) -> Option<String> {
+    let map = value.as_mapping()?;
+    let known = ["name", "port", "advertised.host", "advertised.port"];
+    if map.keys().any(|key| !key.as_str().is_some_and(|key| known.contains(&key))) {
+        return None;
+    }
+    let (name, port) = (scalar(map.get("name")?)?, scalar(map.get("port")?)?);
+    let host = map.get("advertised.host").and_then(scalar);
+    let host = host.map(|host| if host.contains(':') { format!("[{host}]") } else { host });
+    match (host, map.get("advertised.port").and_then(scalar)) {
+        (None, None) => Some(format!("{name}:{port}")),
+        (Some(host), None) => Some(format!("{name}:{port}@{host}")),
+        (Some(host), Some(advertised)) => Some(format!("{name}:{port}@{host}:{advertised}")),
+        (None, Some(_)) => None,
+    }
 }
 
 /// The environment variable of a key.

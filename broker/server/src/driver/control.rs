@@ -135,6 +135,10 @@ impl Control {
         };
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(Ok(membership))) => Outcome::Done(self.done(&membership)),
+            // What was asked for is so already: a repeated question gets the answer of the first.
+            Ok(Ok(Err(MembershipError::UnknownNode(_)))) if matches!(change, MembershipChange::RemoveNode(_)) => {
+                Outcome::Done(self.done(&self.members()))
+            }
             Ok(Ok(Err(error))) => self.membership_error(&error),
             Ok(Err(_)) => Outcome::Retry("the replica has stopped".into()),
             Err(_) => Outcome::Retry("not committed in time".into()),
@@ -152,6 +156,16 @@ impl Control {
             Ok(Err(error)) => Outcome::Refused(error.to_string()),
             Err(_) => Outcome::Retry("the replica has stopped".into()),
         }
+    }
+
+    fn members(&self) -> Membership {
+        let status = self.shared.status.load();
+        let members = |s: &Arc<chronik_consensus::NodeStatus>| Membership {
+            index: s.applied,
+            voters: s.voters.clone(),
+            learners: s.learners.clone(),
+        };
+        status.as_ref().map(members).unwrap_or_default()
     }
 
     fn done(&self, membership: &Membership) -> proto::MembershipDone {
@@ -173,13 +187,7 @@ impl Control {
             }
             // What was asked for is so already: a repeated question gets the answer of the first.
             MembershipError::AlreadyLearner(_) | MembershipError::AlreadyVoter(_) => {
-                let status = self.shared.status.load();
-                let membership = status.as_ref().map(|s| Membership {
-                    index: s.applied,
-                    voters: s.voters.clone(),
-                    learners: s.learners.clone(),
-                });
-                Outcome::Done(self.done(&membership.unwrap_or_default()))
+                Outcome::Done(self.done(&self.members()))
             }
             MembershipError::InProgress
             | MembershipError::LearnerNotCaughtUp { .. }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, RegisterBroker};
 use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId, RaftIndex};
 use chronik_node::quorum::Reign;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::Shared;
@@ -74,6 +75,8 @@ pub struct Lifecycle {
     meta: Meta,
     config: LifecycleConfig,
     registration: Registration,
+    /// Where we are reached now; begins as the registration says.
+    endpoints: Arc<RwLock<Endpoints>>,
     offline: OfflineCheck,
     wants_shutdown: Arc<watch::Sender<bool>>,
     may_stop: Arc<watch::Sender<bool>>,
@@ -131,6 +134,7 @@ impl Lifecycle {
         Self {
             meta,
             config,
+            endpoints: Arc::new(RwLock::new(registration.endpoints.clone())),
             registration,
             offline,
             wants_shutdown: Arc::new(watch::Sender::new(false)),
@@ -160,7 +164,7 @@ impl Lifecycle {
                 incarnation: self.shared().incarnation,
                 directories: vec![self.registration.directory],
                 cluster_id: self.registration.cluster_id.clone(),
-                endpoints: self.registration.endpoints.clone(),
+                endpoints: self.endpoints.read().clone(),
                 rack: self.registration.rack.clone(),
                 previous_broker_epoch: self.registration.previous_epoch,
                 software_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -185,6 +189,23 @@ impl Lifecycle {
                 Err(ProposeError::Stopped) => return Err(Fatal::Stopped),
             }
         }
+    }
+
+    /// We are reached elsewhere from now on: registers that, if it is not so registered already.
+    ///
+    /// # Errors
+    /// When this process must not go on.
+    pub async fn readdress(&self, endpoints: Endpoints) -> Result<(), Fatal> {
+        let known = {
+            let state = self.shared().state.read();
+            let broker = state.broker(self.shared().node).filter(|b| b.incarnation == self.shared().incarnation);
+            broker.is_some_and(|broker| broker.endpoints == endpoints)
+        };
+        endpoints.clone_into(&mut self.endpoints.write());
+        if known {
+            return Ok(());
+        }
+        self.register(|waits| tracing::info!(waits, "registering other addresses")).await.map(drop)
     }
 
     fn address(&self) -> String {

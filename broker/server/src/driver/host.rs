@@ -85,8 +85,13 @@ impl Host for ServerHost {
     }
 
     fn stopped(&mut self, failure: &StorageFailed) {
-        tracing::error!(%failure, "the metadata replica stops; the process stays so that it can be looked at");
         *self.shared.failure.lock() = Some(failure.to_string());
+        if failure.full {
+            tracing::error!(%failure, "the metadata replica stops");
+            self.shared.out_of_space.notify_one();
+        } else {
+            tracing::error!(%failure, "the metadata replica stops; the process stays so that it can be looked at");
+        }
         self.publish_now = true;
     }
 

@@ -57,6 +57,8 @@ pub struct Shared {
     pub changes: ChangeFeed,
     /// Why the replica stopped, if it did.
     pub failure: Mutex<Option<String>>,
+    /// It stopped because its disk is full: a process that starts anew can go on once there is space.
+    pub out_of_space: tokio::sync::Notify,
     /// Counters.
     pub counters: Counters,
     /// The epoch of this broker's registration; written by [`heartbeat`].
@@ -110,6 +112,7 @@ impl Shared {
             status: ArcSwapOption::empty(),
             changes: ChangeFeed::default(),
             failure: Mutex::default(),
+            out_of_space: tokio::sync::Notify::new(),
             counters: Counters::default(),
             epoch: AtomicI64::new(BrokerEpoch::NONE.0),
             cluster_id: RwLock::default(),

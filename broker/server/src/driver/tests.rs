@@ -96,10 +96,11 @@ impl Cluster {
             directory: Arc::clone(&directory),
             resolver: Resolver::new(Some(([127, 0, 0, 1], 9).into()), Duration::from_millis(100)).unwrap(),
             discovery: None,
+            secret: crate::control::secret::Secret::new(None),
         };
         let transport = Transport::new(parts, Arc::new(inbox.clone()));
         let control = Control::new(Arc::clone(&shared), inbox.clone(), directory);
-        tokio::spawn(serve(transport.clone(), listener, control));
+        tokio::spawn(serve(transport.clone(), listener, control, None));
         let disk: Arc<dyn Disk> = Arc::new(self.disks[&id].clone());
         let start = if founder { Start::Bootstrap { voters: self.voters.clone() } } else { Start::Join };
         let config = Config { seed: u64::from(self.runs), incarnation: u64::from(self.runs), ..Config::new(node) };

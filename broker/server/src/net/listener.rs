@@ -24,6 +24,8 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub struct Listener<S> {
     name: &'static str,
+    /// What its clients call it, if it is not the first of its kind.
+    listener: Option<Arc<str>>,
     socket: TcpListener,
     service: Arc<S>,
     limits: Arc<Limits>,
@@ -43,7 +45,13 @@ impl<S: Service> Listener<S> {
         metrics: Arc<NetMetrics>,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
-        Ok(Self { name, socket, service, limits: Arc::new(limits), metrics })
+        Ok(Self { name, listener: None, socket, service, limits: Arc::new(limits), metrics })
+    }
+
+    /// The same, for those who know it as `name`: they are told the brokers' addresses of that name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { listener: Some(name.into()), ..self }
     }
 
     /// The address that was bound.
@@ -81,6 +89,7 @@ impl<S: Service> Listener<S> {
             }
             let info = Arc::new(ConnectionInfo {
                 id: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed),
+                listener: self.listener.clone(),
                 peer,
                 software: Mutex::new(None),
                 parked_fetch: Mutex::new(None),

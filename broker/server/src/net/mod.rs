@@ -66,6 +66,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct ConnectionInfo {
     /// Number of the connection, unique in this process.
     pub id: u64,
+    /// Name of the listener by which it came; `None` for the first of its kind.
+    pub listener: Option<Arc<str>>,
     /// Address of the other end.
     pub peer: SocketAddr,
     /// Client software name and version, once ApiVersions told them (KIP-511).

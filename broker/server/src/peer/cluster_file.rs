@@ -2,13 +2,14 @@
 //!
 //! Read by [`super::discovery`] at start and again when it changes; only addresses are taken from a changed file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use chronik_model::{ClusterId, NodeId};
+use chronik_model::{ClusterId, DirectoryId, NodeId};
 use serde::Deserialize;
 
 use super::directory::PeerAddress;
+use crate::config::listeners::{ExtraListener, unique};
 
 /// What the file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,8 +20,12 @@ pub struct ClusterFile {
     pub bootstrap_voters: BTreeSet<NodeId>,
     /// Nobody who reads this file founds a cluster.
     pub join: bool,
+    /// Data directories that the cluster has given up: a broker that starts on one of them begins anew.
+    pub retired: BTreeSet<DirectoryId>,
     /// Raft addresses.
     pub peers: Vec<(NodeId, PeerAddress)>,
+    /// Kafka listeners besides the first, of those that have any.
+    pub listeners: BTreeMap<NodeId, Vec<ExtraListener>>,
 }
 
 /// Why the file cannot be used.
@@ -42,6 +47,8 @@ struct Document {
     #[serde(default)]
     join: bool,
     #[serde(default)]
+    retired: Vec<String>,
+    #[serde(default)]
     peers: Vec<Peer>,
 }
 
@@ -52,6 +59,17 @@ struct Peer {
     host: String,
     raft_port: Option<u16>,
     ports: Option<Ports>,
+    #[serde(default)]
+    listeners: Vec<Listener>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listener {
+    name: String,
+    port: u16,
+    advertised_host: Option<String>,
+    advertised_port: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +94,7 @@ impl ClusterFile {
         let id = |id: i32, field: &str| {
             if id > 0 { Ok(NodeId(id)) } else { Err(format!("{field}: {id} is not a node id; accepted: 1 and up")) }
         };
+        let mut listeners = BTreeMap::new();
         let mut peers = Vec::with_capacity(document.peers.len());
         for peer in &document.peers {
             let port = peer.raft_port.or(peer.ports.as_ref().and_then(|p| p.raft)).unwrap_or(default_port);
@@ -84,16 +103,36 @@ impl ClusterFile {
             if peers.iter().any(|(known, _)| *known == node) {
                 return Err(format!("peers.id: {node} is listed twice"));
             }
+            let own: Vec<ExtraListener> =
+                peer.listeners.iter().map(|one| listener(one, &address)).collect::<Result<_, _>>()?;
+            unique(&own).map_err(|problem| format!("peers.listeners: {problem}"))?;
+            if !own.is_empty() {
+                listeners.insert(node, own);
+            }
             peers.push((node, address));
         }
+        let retired = document.retired.iter().map(|id| {
+            let accepted = "as meta.properties and the control service show them";
+            id.parse().map_err(|_| format!("retired: '{id}' is not a directory id; accepted: ids {accepted}"))
+        });
         let voters = document.bootstrap_voters.iter().map(|v| id(*v, "bootstrapVoters"));
         Ok(Self {
             cluster_id: document.cluster_id.filter(|id| !id.is_empty()).map(ClusterId::from),
             bootstrap_voters: voters.collect::<Result<_, _>>()?,
             join: document.join,
+            retired: retired.collect::<Result<_, _>>()?,
             peers,
+            listeners,
         })
     }
+}
+
+fn listener(listener: &Listener, peer: &PeerAddress) -> Result<ExtraListener, String> {
+    let host = listener.advertised_host.as_deref().unwrap_or_else(|| peer.host());
+    let problem = |problem| format!("peers.listeners: {problem}");
+    let found = ExtraListener::new(&listener.name, listener.port, Some(host)).map_err(problem)?;
+    let stated = found.advertised_port;
+    Ok(ExtraListener { advertised_port: listener.advertised_port.filter(|port| *port != 0).unwrap_or(stated), ..found })
 }
 
 #[cfg(test)]
@@ -112,12 +151,29 @@ mod tests {
     }
 
     #[test]
+    fn listeners_have_the_address_that_clients_are_told() {
+        let text = "peers: [{id: 1, host: a, listeners: [{name: x, port: 9094, advertisedHost: n, advertisedPort: 30094}]},\
+                    {id: 2, host: b, listeners: [{name: x, port: 9094}]}, {id: 3, host: c}]";
+        let file = ClusterFile::parse(text, 9192).unwrap();
+        let shown = |id: i32| {
+            let of = file.listeners.get(&NodeId(id)).map(|all| all.iter().map(|one| one.registered("-")));
+            of.into_iter().flatten().map(|one| format!("{}:{}", one.advertised.host, one.advertised.port)).collect()
+        };
+        let all: Vec<Vec<String>> = (1..=3).map(shown).collect();
+        assert_eq!(all, [vec!["n:30094".to_owned()], vec!["b:9094".to_owned()], vec![]]);
+    }
+
+    #[test]
     fn mistakes_name_the_field() {
         for (text, word) in [
             ("bootstrapVoters: [0]", "bootstrapVoters"),
             ("peers: [{id: 1, host: ''}]", "peers.host"),
             ("peers: [{id: 1, host: a}, {id: 1, host: b}]", "listed twice"),
             ("peers: 3", "peers"),
+            ("retired: [broker-3]", "retired"),
+            ("peers: [{id: 1, host: a, listeners: [{name: x, port: 0}]}]", "peers.listeners"),
+            ("peers: [{id: 1, host: a, listeners: [{name: x, port: 1}, {name: x, port: 2}]}]", "peers.listeners"),
+            ("peers: [{id: 1, host: a, listeners: [{name: x, port: 1, advertisedHost: 'a b'}]}]", "peers.listeners"),
         ] {
             let error = ClusterFile::parse(text, 1).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");

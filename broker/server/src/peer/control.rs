@@ -119,12 +119,15 @@ impl ControlClient {
         self.ask(peer, timeout, |mut client| async move { client.heartbeat(request).await }).await
     }
 
-    /// Asks `peer` for other members.
+    /// Asks `peer` for other members, with the cluster's secret if there is one.
     ///
     /// # Errors
     /// When there is no answer.
     pub async fn membership(&self, peer: NodeId, request: MembershipRequest) -> Result<MembershipReply, ControlError> {
         let timeout = Duration::from_millis(request.timeout_ms);
+        let mut request = tonic::Request::new(request);
+        let signed = self.transport.secret().sign(request.metadata_mut());
+        signed.map_err(|error| ControlError::Failed { peer, status: Box::new(error.into()) })?;
         self.ask(peer, timeout, |mut client| async move { client.membership(request).await }).await
     }
 

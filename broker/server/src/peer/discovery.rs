@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use chronik_model::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::cluster_file::ClusterFile;
 use super::directory::{Origin, PeerAddress, PeerDirectory};
 use super::dns::{DnsError, Resolver, ServiceTarget};
+use crate::config::listeners::ExtraListener;
 use crate::config::{DiscoverySource, PeersConfig, pod_ordinal};
 
 /// Pause between two looks at DNS while names are missing. DNS tells nobody about changes, so this has to ask again.
@@ -66,6 +67,7 @@ pub struct Discovery {
     status: Mutex<DiscoveryStatus>,
     file_time: Mutex<Option<SystemTime>>,
     kicked: Notify,
+    listeners: watch::Sender<Vec<ExtraListener>>,
 }
 
 impl Discovery {
@@ -102,7 +104,14 @@ impl Discovery {
             status: Mutex::new(DiscoveryStatus { source, ..DiscoveryStatus::default() }),
             file_time: Mutex::default(),
             kicked: Notify::new(),
+            listeners: watch::Sender::default(),
         }
+    }
+
+    /// The Kafka listeners that the mounted file gives this broker besides the first, as of the last look.
+    #[must_use]
+    pub fn listeners(&self) -> watch::Receiver<Vec<ExtraListener>> {
+        self.listeners.subscribe()
     }
 
     /// What is known, for people.
@@ -285,6 +294,12 @@ impl Discovery {
             for (id, address) in file.peers {
                 self.directory.register(id, &address, Origin::Configured);
             }
+            let own = file.listeners.get(&self.me).cloned().unwrap_or_default();
+            self.listeners.send_if_modified(|known| {
+                let changed = *known != own;
+                *known = own;
+                changed
+            });
             *self.file_time.lock() = time;
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! Everything before the first [`ReplicaManager::reconcile_all`] is ignored but for deletions: until this process is
 //! registered, committed leaderships belong to its predecessor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -172,10 +172,34 @@ impl ReplicaManager {
         for partition in gone {
             self.remove(&partition);
         }
+        self.remove_moved_away(&wanted);
         for tp in wanted {
             self.apply_partition(&tp);
         }
         self.apply_brokers_to_all();
+    }
+
+    /// Removes from the disk what was reassigned to others while this broker was down.
+    fn remove_moved_away(&self, wanted: &[TopicPartition]) {
+        let wanted: BTreeSet<&TopicPartition> = wanted.iter().collect();
+        let found = match storage::others(&self.log_dir, |tp| wanted.contains(tp)) {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "cannot look for replicas that were moved away"),
+        };
+        for (tp, topic_id) in found {
+            // Not when the topic is unknown: an absence removes nothing.
+            let moved = {
+                let state = self.meta.state();
+                let partition = state.partition_by_id(topic_id, tp.partition);
+                partition.is_some_and(|partition| !partition.replicas.contains(&self.meta.node()))
+            };
+            if moved {
+                match storage::remove(&self.log_dir, &tp, topic_id) {
+                    Ok(()) => tracing::info!(partition = %tp, "replica removed, which was moved away"),
+                    Err(error) => tracing::error!(partition = %tp, %error, "removed partition not deleted from disk"),
+                }
+            }
+        }
     }
 
     /// Applies committed changes, in order.
@@ -280,7 +304,7 @@ impl ReplicaManager {
     fn open(self: &Arc<Self>, tp: &TopicPartition, topic_id: TopicId, settings: Settings) -> Option<Arc<Partition>> {
         let (log_dir, clean) = (&self.log_dir, self.clean_shutdown);
         let opened = storage::open(log_dir, tp, topic_id, settings.log, clean, &mut self.checkpoints.lock(), wall_ms());
-        let (log, high_watermark) = match opened {
+        let storage::Opened { log, high_watermark, created_ms } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // Damage is cut away by recovery; what is left is a disk that does not read or write. The controller
@@ -297,6 +321,7 @@ impl ReplicaManager {
             broker_epoch: self.meta.broker_epoch(),
             log,
             high_watermark,
+            created_ms,
             settings,
             durability: self.config.flush,
             max_waiters: self.config.max_waiters,

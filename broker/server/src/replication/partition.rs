@@ -291,7 +291,7 @@ mod tests {
         };
         let (tp, mut checkpoints) = (TopicPartition::new("t", 0), Checkpoints::default());
         let opened = storage::open(log_dir, &tp, TOPIC, settings.log, false, &mut checkpoints, 1_000);
-        let (log, high_watermark) = opened.unwrap();
+        let storage::Opened { log, high_watermark, created_ms } = opened.unwrap();
         let hosted = HostedPartition::new(Parts {
             tp,
             topic_id: TOPIC,
@@ -299,6 +299,7 @@ mod tests {
             broker_epoch: BrokerEpoch(1),
             log,
             high_watermark,
+            created_ms,
             settings,
             durability: Durability::EveryAck,
             max_waiters: 10,

@@ -9,11 +9,14 @@ use chronik_log::LogError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::listeners::KafkaListeners;
 use super::view::DataPlane;
 use super::{RunError, Storage};
 use crate::api::{Api, ApiConfig, KafkaService, ReplicationService, SessionLimits};
+use crate::config::listeners::ExtraListener;
 use crate::config::{Config, FlushPolicy};
 use crate::driver::changes::Work;
+use crate::driver::heartbeat::Lifecycle;
 use crate::driver::meta_client::Meta;
 use crate::net::{Limits, Listener, NetMetrics};
 use crate::replication::meta::MetaClient;
@@ -59,6 +62,22 @@ pub(super) async fn start(config: &Config, meta: &Meta, storage: &Storage) -> Re
 }
 
 impl Running {
+    /// Opens the Kafka listeners besides the first, and follows their changes until the stop.
+    pub(super) async fn open_listeners(
+        &mut self,
+        config: &Arc<Config>,
+        of_file: watch::Receiver<Vec<ExtraListener>>,
+        lifecycle: Lifecycle,
+    ) -> Result<(), RunError> {
+        let service = Arc::new(KafkaService(Arc::clone(&self.shared.api)));
+        let metrics = Arc::clone(&self.shared.net);
+        let mut listeners = KafkaListeners::new(Arc::clone(config), service, limits(config), metrics);
+        let first = of_file.borrow().clone();
+        listeners.set(&first).await?;
+        self.listeners.push(tokio::spawn(listeners.follow(of_file, lifecycle, self.shutdown.subscribe())));
+        Ok(())
+    }
+
     /// Drains clients, then makes every log durable.
     pub(super) async fn stop(self, drain: Duration) -> Result<(), LogError> {
         self.shutdown.send_replace(true);

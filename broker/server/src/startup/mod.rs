@@ -8,6 +8,8 @@
 //! clean-shutdown marker is the last thing written.
 
 mod data_plane;
+mod listeners;
+mod retired;
 mod seed;
 mod storage;
 mod trace;
@@ -19,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chronik_consensus::{OpenError, Replica, Start};
-use chronik_core::controller::{Endpoint, Endpoints, Liveness, LivenessConfig};
+use chronik_core::controller::{Liveness, LivenessConfig};
 use chronik_log::{LogDirState, LogError};
 use chronik_model::{BrokerEpoch, ClusterId, Uuid};
 use chronik_node::quorum::restore;
@@ -28,7 +30,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, EXIT_IDENTITY, EXIT_SUPERSEDED, EXIT_TEMPORARY, host_name};
+use crate::config::{Config, DiscoverySource, EXIT_IDENTITY, EXIT_SUPERSEDED, EXIT_TEMPORARY, host_name};
+use crate::control::ControlApi;
+use crate::control::secret::Secret;
 use crate::driver::control::Control;
 use crate::driver::heartbeat::{Fatal, Lifecycle, Registration};
 use crate::driver::inbox::{Inbox, Input, Inputs};
@@ -71,6 +75,9 @@ pub enum RunError {
         /// What the system said.
         problem: std::io::Error,
     },
+    /// The metadata log has no space.
+    #[error("{0}; a restart goes on once there is space")]
+    NoSpace(String),
     /// Something the system did not give.
     #[error("{0}")]
     System(String),
@@ -100,6 +107,7 @@ impl RunError {
             | Self::Replica(_)
             | Self::Log(_)
             | Self::Bind { .. }
+            | Self::NoSpace(_)
             | Self::System(_)
             | Self::NotInOrder(_)
             | Self::Fatal(_)
@@ -119,6 +127,7 @@ pub async fn run(config: Config, switch: Switch, mut stop: watch::Receiver<bool>
     let broker = Broker::prepare(&config, switch, trace.clone(), started).await?;
     let running = tokio::select! {
         running = broker.start() => Some(running?),
+        () = broker.shared.out_of_space.notified() => return Err(broker.no_space()),
         _ = stop.wait_for(|stop| *stop) => None,
     };
     let Some(running) = running else {
@@ -130,6 +139,7 @@ pub async fn run(config: Config, switch: Switch, mut stop: watch::Receiver<bool>
     tracing::info!(ms = started.elapsed().as_millis(), kafka = %broker.kafka_address(), "serving clients");
     let fatal = tokio::select! {
         fatal = running.lifecycle.run() => Some(fatal),
+        () = broker.shared.out_of_space.notified() => return Err(broker.no_space()),
         () = stopped(&mut stop) => None,
     };
     match fatal {
@@ -159,6 +169,7 @@ struct Broker {
     meta: Meta,
     view: Arc<BrokerView>,
     control: Arc<Control>,
+    operators: Arc<ControlApi>,
     raft: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -197,6 +208,7 @@ impl Broker {
             Arc::clone(&directory),
             resolver.clone(),
         ));
+        let secret = Secret::new(config.control_secret_file.clone());
         let identity = Identity {
             node: config.node_id,
             incarnation,
@@ -210,6 +222,7 @@ impl Broker {
             directory: Arc::clone(&directory),
             resolver,
             discovery: Some(Arc::clone(&discovery)),
+            secret: Arc::clone(&secret),
         };
         let transport = Transport::new(parts, Arc::new(inbox.clone()));
         let control = Control::new(Arc::clone(&shared), inbox.clone(), directory);
@@ -224,6 +237,10 @@ impl Broker {
             switch,
             started,
         );
+        let operators = ControlApi::new(meta.clone(), Arc::clone(&control), secret, view.clone());
+        if storage.cluster_id.is_some() {
+            operators.claimed(storage.directory);
+        }
         let admin = Admin::default();
         admin.show(view.clone());
         let listener = bind("admin.port", config, config.listeners.admin_port).await?;
@@ -246,6 +263,7 @@ impl Broker {
             meta,
             view,
             control,
+            operators,
             raft: Mutex::new(None),
         })
     }
@@ -258,7 +276,7 @@ impl Broker {
         let replica = self.open_replica().await?;
         self.trace.begin("grpc");
         let listener = bind("raft.port", &self.config, self.config.listeners.raft_port).await?;
-        let serving = serve(self.transport.clone(), listener, self.control.clone());
+        let serving = serve(self.transport.clone(), listener, self.control.clone(), Some(self.operators.server()));
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "peers are no longer served");
@@ -277,7 +295,8 @@ impl Broker {
         self.trace.detail(format!("epoch {epoch}"));
         seed::cluster_defaults(&self.meta, &self.config).await;
         self.trace.begin("kafka listener");
-        let plane = data_plane::start(&self.config, &self.meta, &self.storage).await?;
+        let mut plane = data_plane::start(&self.config, &self.meta, &self.storage).await?;
+        plane.open_listeners(&self.config, self.discovery.listeners(), lifecycle.clone()).await?;
         self.view.set_data_plane(plane.shared.clone());
         Ok(Running { lifecycle, plane })
     }
@@ -287,6 +306,10 @@ impl Broker {
         self.trace.begin("resolve");
         if self.storage.restart {
             self.trace.detail("a restart does not wait for names");
+            // What is mounted is there at once, and says by which listeners we are reached.
+            if matches!(self.config.peers.source, DiscoverySource::File(_)) {
+                self.discovery.refresh().await;
+            }
             return;
         }
         if self.storage.founders.is_empty() {
@@ -384,22 +407,16 @@ impl Broker {
         if self.storage.cluster_id.is_none() {
             self.storage.log_dir.claim(&cluster_id, self.config.node_id, self.storage.directory)?;
         }
+        self.operators.claimed(self.storage.directory);
         Ok(cluster_id)
     }
 
     fn lifecycle(&self, cluster_id: ClusterId) -> Lifecycle {
         let config = &self.config;
-        let endpoint = |port| Endpoint { host: config.advertised_host.clone(), port };
         let registration = Registration {
             cluster_id,
             directory: self.storage.directory,
-            endpoints: Endpoints {
-                kafka: endpoint(config.advertised_kafka_port()),
-                replication: endpoint(config.listeners.replication_port),
-                control: endpoint(config.listeners.raft_port),
-                admin: endpoint(config.listeners.admin_port),
-                listeners: Vec::new(),
-            },
+            endpoints: listeners::endpoints(config, &self.discovery.listeners().borrow()),
             rack: config.rack.clone(),
             previous_epoch: self.storage.clean_shutdown.unwrap_or(BrokerEpoch::NONE),
         };
@@ -430,6 +447,12 @@ impl Broker {
         self.storage.log_dir.write_clean_shutdown(epoch).map_err(|error| RunError::NotInOrder(error.to_string()))?;
         tracing::info!(ms = begin.elapsed().as_millis(), "stopped in order");
         Ok(())
+    }
+
+    /// The quorum's log is full: this process cannot go on, and says so to whoever starts the next.
+    fn no_space(&self) -> RunError {
+        self.halt();
+        RunError::NoSpace(self.shared.failure.lock().clone().unwrap_or_default())
     }
 
     /// Ends the Raft thread and every connection to peers.

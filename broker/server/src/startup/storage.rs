@@ -11,6 +11,7 @@ use chronik_log::disk::{Disk, DiskLock, RealDisk};
 use chronik_log::{LogDir, LogError};
 use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, NodeId, Uuid};
 
+use super::retired;
 use crate::config::{Config, DiscoverySource};
 use crate::peer::cluster_file::ClusterFile;
 
@@ -85,6 +86,8 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
         DiscoverySource::File(file) => Some(ClusterFile::read(file, config.listeners.raft_port)),
         _ => None,
     };
+    let retired = file.as_ref().and_then(|file| file.as_ref().ok()).map(|file| file.retired.clone());
+    let begins_anew = retired::move_aside(&log_dir, &retired.unwrap_or_default()).map_err(log)?;
     let identity = log_dir.identity().map_err(log)?;
     let configured = |file: Option<&ClusterFile>| {
         config.cluster_id.clone().or_else(|| file.and_then(|file| file.cluster_id.clone()))
@@ -113,7 +116,8 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
         Some(_) => &BTreeSet::new(),
         None => &config.peers.bootstrap_voters,
     };
-    let founds = !config.peers.join && voters.contains(&config.node_id);
+    // A cluster that retired this disk exists.
+    let founds = !begins_anew && !config.peers.join && voters.contains(&config.node_id);
     let founders: Vec<NodeId> = if founds { voters.iter().copied().collect() } else { Vec::new() };
     let cluster_id = configured(file.as_ref()).or_else(|| founds.then(|| derived_cluster_id(config, voters)));
     let directory = Uuid(*uuid::Uuid::new_v4().as_bytes());

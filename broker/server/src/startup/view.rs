@@ -20,6 +20,7 @@ use crate::admin::metrics::Sample;
 use crate::admin::{PeerAnswer, ProbeFailure, Status, View, process, status as page};
 use crate::api::Api;
 use crate::config::Config;
+use crate::control::Myself;
 use crate::driver::meta_client::Meta;
 use crate::driver::{Shared, clock};
 use crate::net::NetMetrics;
@@ -371,6 +372,30 @@ impl View for BrokerView {
 
     fn set_tracing(&self, filter: &str) -> Result<(), String> {
         self.switch.set(filter)
+    }
+}
+
+impl Myself for BrokerView {
+    fn ready(&self) -> Result<(), String> {
+        View::ready(self)
+    }
+
+    fn space(&self) -> (u64, u64) {
+        self.log_dir.disk().space().map_or((0, 0), |space| (space.free, space.total))
+    }
+
+    fn log_dir_offline(&self) -> bool {
+        matches!(self.log_dir.state(), LogDirState::Offline { .. })
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn sizes(&self) -> Vec<(String, i32, u64)> {
+        let Some(plane) = self.data_plane.get() else { return Vec::new() };
+        let partitions = plane.replicas.snapshot(None).partitions.into_iter();
+        partitions.map(|partition| (partition.topic, partition.partition, partition.size_bytes)).collect()
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use self::session::{FetchContext, RoundResult, SessionRequest, TopicRef, Wanted};
 use super::{Api, Call, Outcome};
-use crate::net::AnswerMemory;
+use crate::net::ConnectionInfo;
 use crate::replication::waiters::FetchWait;
 use crate::replication::{FetchedPartition, Partition, ReadBudget, ReadKind, mono_ms};
 
@@ -98,7 +98,7 @@ fn start(api: &Arc<Api>, call: &Call, request: FetchRequest, reader: Reader) -> 
         reader,
         context,
         wait,
-        answers: Arc::clone(&call.connection.answers),
+        connection: Arc::clone(&call.connection),
         max_bytes,
         // More than an answer may hold would be waited for in vain.
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
@@ -158,7 +158,7 @@ struct Fetch {
     reader: Reader,
     context: FetchContext,
     wait: Arc<FetchWait>,
-    answers: Arc<AnswerMemory>,
+    connection: Arc<ConnectionInfo>,
     max_bytes: usize,
     min_bytes: usize,
     deadline: Instant,
@@ -187,7 +187,7 @@ impl Fetch {
     /// Reads every wanted partition once.
     fn round(&self, first: bool, park: bool) -> Vec<FetchedPartition> {
         // Where many peers have not taken their answers yet, what comes now is small.
-        let mut left = self.max_bytes.min(self.answers.left().max(LEAST_BYTES));
+        let mut left = self.max_bytes.min(self.connection.answers.left().max(LEAST_BYTES));
         let mut total = 0;
         let mut fetched = Vec::with_capacity(self.context.wanted.len());
         for wanted in &self.context.wanted {
@@ -299,11 +299,14 @@ impl Fetch {
             let state = self.api.meta.state();
             let brokers = leaders.into_iter().filter_map(|leader| state.broker(NodeId(leader)));
             response.node_endpoints = brokers
-                .map(|broker| NodeEndpoint {
-                    node_id: broker.node.0,
-                    host: broker.endpoints.kafka.host.as_str().into(),
-                    port: i32::from(broker.endpoints.kafka.port),
-                    rack: broker.rack.as_deref().map(Into::into),
+                .filter_map(|broker| {
+                    let endpoint = super::endpoints::of(broker, &self.connection)?;
+                    Some(NodeEndpoint {
+                        node_id: broker.node.0,
+                        host: endpoint.host.as_str().into(),
+                        port: i32::from(endpoint.port),
+                        rack: broker.rack.as_deref().map(Into::into),
+                    })
                 })
                 .collect();
         }

@@ -25,6 +25,7 @@ use super::connect;
 use super::greeting::{self, Greeting, RefusedGreeting};
 use super::status::{Counters, InboundStatus, type_name};
 use super::{Inner, PeerEvent, Transport, node_of};
+use crate::control::ControlApiServer;
 use crate::peer::control::ControlService;
 use crate::peer::directory::{Origin, PeerAddress};
 use crate::peer::proto::peer_server::{Peer, PeerServer};
@@ -53,7 +54,7 @@ impl Inbound {
     }
 }
 
-/// Serves peers on `listener` until the transport closes.
+/// Serves peers, and operators, on `listener` until the transport closes.
 ///
 /// # Errors
 /// When the server cannot run.
@@ -61,6 +62,7 @@ pub async fn serve(
     transport: Transport,
     listener: TcpListener,
     control: Arc<dyn ControlService>,
+    operators: Option<ControlApiServer>,
 ) -> Result<(), tonic::transport::Error> {
     let inner = Arc::clone(&transport.inner);
     let limit = inner.config.max_frame_bytes;
@@ -76,6 +78,7 @@ pub async fn serve(
         .initial_connection_window_size(8 << 20)
         .max_concurrent_streams(256)
         .add_service(service)
+        .add_optional_service(operators)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     tokio::select! {
         result = serving => result,
@@ -288,6 +291,7 @@ impl Peer for Service {
         &self,
         request: Request<proto::MembershipRequest>,
     ) -> Result<Response<proto::MembershipReply>, Status> {
+        self.transport.secret().admit_if_configured(&request)?;
         let request = request.into_inner();
         if !request.cluster_id.is_empty() {
             self.same_cluster(&request.cluster_id)?;

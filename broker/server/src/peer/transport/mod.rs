@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use super::directory::PeerDirectory;
 use super::discovery::Discovery;
 use super::dns::Resolver;
+use crate::control::secret::Secret;
 
 pub use connect::ConnectError;
 pub use greeting::{Greeting, RefusedGreeting};
@@ -168,6 +169,7 @@ struct Inner {
     directory: Arc<PeerDirectory>,
     resolver: Resolver,
     discovery: Option<Arc<Discovery>>,
+    secret: Arc<Secret>,
     sink: Arc<dyn PeerSink>,
     links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     inbound: Mutex<BTreeMap<NodeId, inbound::Inbound>>,
@@ -215,6 +217,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Whom to tell that names or connections fail.
     pub discovery: Option<Arc<Discovery>>,
+    /// Without it nobody changes the members of the quorum, if there is one.
+    pub secret: Arc<Secret>,
 }
 
 impl Transport {
@@ -229,6 +233,7 @@ impl Transport {
                 directory: parts.directory,
                 resolver: parts.resolver,
                 discovery: parts.discovery,
+                secret: parts.secret,
                 sink,
                 links: RwLock::default(),
                 inbound: Mutex::default(),
@@ -320,6 +325,12 @@ impl Transport {
     #[must_use]
     pub fn directory(&self) -> &Arc<PeerDirectory> {
         &self.inner.directory
+    }
+
+    /// The secret shared by the brokers of the cluster.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.inner.secret
     }
 
     /// Who we are.

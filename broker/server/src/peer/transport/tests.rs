@@ -107,10 +107,11 @@ impl Plan {
             directory: Arc::new(PeerDirectory::default()),
             resolver: Resolver::new(Some(([127, 0, 0, 1], 9).into()), Duration::from_millis(100)).unwrap(),
             discovery: None,
+            secret: Secret::new(None),
         };
         let shared: Arc<dyn PeerSink> = sink.clone();
         let transport = Transport::new(parts, shared);
-        tokio::spawn(serve(transport.clone(), listener, Arc::new(Silent)));
+        tokio::spawn(serve(transport.clone(), listener, Arc::new(Silent), None));
         Endpoint { transport, messages: message_stream, events: event_stream, sink, port }
     }
 }

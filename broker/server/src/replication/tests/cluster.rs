@@ -164,6 +164,7 @@ impl Broker {
         manager.start().unwrap();
         let connection = Arc::new(ConnectionInfo {
             id: 1,
+            listener: None,
             peer: "127.0.0.1:9".parse().unwrap(),
             software: Mutex::new(None),
             parked_fetch: Mutex::new(None),
