@@ -156,6 +156,14 @@ impl Inode {
         }
     }
 
+    /// Whether the platter holds the same first bytes there as `bytes` has.
+    pub(super) fn begins_alike(&self, at: usize, bytes: &[u8]) -> bool {
+        let length = 8.min(bytes.len());
+        let end = at + length;
+        let platter = |place: usize| if place < self.same { self.cache[place] } else { self.tail[place - self.same] };
+        end <= self.platter_len() && (at..end).zip(bytes).all(|(place, byte)| platter(place) == *byte)
+    }
+
     /// A sync failed: the kernel takes the pages for clean.
     pub(super) fn forget_dirty(&mut self) {
         self.dirty.clear();

@@ -214,6 +214,21 @@ fn a_misdirected_write_damages_another_place_once_and_shows_after_power_was_lost
 }
 
 #[test]
+fn a_misdirected_write_never_replaces_what_begins_as_it_does() {
+    for seed in 0..50 {
+        let (disk, file) = disk_with("a", &[7; 512]);
+        disk.create("b").unwrap().append(&[&[7; 512]]).unwrap();
+        disk.sync_all().unwrap();
+        disk.inject(Fault::Misdirect { nth: 1, seed });
+        file.append(&[&[7; 8], &[9; 504]]).unwrap();
+        file.sync().unwrap();
+        disk.crash(seed);
+        assert_eq!(disk.read("b").unwrap()[..], [7; 512], "seed {seed}");
+        assert_eq!(disk.read("a").unwrap()[..512], [7; 512], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_full_disk_tears_an_append_and_has_room_again_when_files_go() {
     let (disk, file) = disk_with("a", TEXT);
     let full = TEXT.len() as u64 + 5;
