@@ -12,6 +12,8 @@ pub struct StorageFailed {
     pub path: String,
     /// What the disk said.
     pub cause: String,
+    /// The disk has no space left: with more of it a restart goes on.
+    pub full: bool,
 }
 
 /// Why a replica could not be opened.

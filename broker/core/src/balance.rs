@@ -111,7 +111,7 @@ pub struct Election {
     pub partition: PartitionIndex,
 }
 
-/// Why a cordoned broker cannot be emptied.
+/// What stands in the way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Blocked {
     /// So many replicas need more brokers than are left.
@@ -129,6 +129,15 @@ pub enum Blocked {
         topic: TopicName,
         /// Brokers that are not cordoned and not alive.
         brokers: Vec<NodeId>,
+    },
+    /// The reassignment under way adds a broker that is not alive, and waits for it.
+    AddedNotAlive {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The broker.
+        broker: NodeId,
     },
     /// Nobody leads the partition: there is nobody to copy from.
     NoLeader {
@@ -151,6 +160,9 @@ impl fmt::Display for Blocked {
                 let list = brokers.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
                 write!(f, "BrokersNotAlive: replicas of topic {topic} need brokers that are not alive ({list})")
             }
+            Self::AddedNotAlive { topic, partition, broker } => {
+                write!(f, "BrokersNotAlive: {topic}-{partition} is being moved to broker {broker}, which is not alive")
+            }
             Self::NoLeader { topic, partition } => {
                 write!(f, "NoLeader: nobody leads {topic}-{partition}, so it cannot be copied")
             }
@@ -170,7 +182,9 @@ pub struct Plan {
     pub reorders: Vec<Move>,
     /// Partitions whose preferred leader should be elected. To be looked at when there is nothing above.
     pub elections: Vec<Election>,
-    /// What keeps cordoned brokers from getting empty; one per topic.
+    /// Partitions that cannot leave a cordoned broker now.
+    pub stuck: usize,
+    /// Why not, and which reassignments cannot end; one per topic.
     pub blocked: Vec<Blocked>,
 }
 
@@ -186,10 +200,10 @@ impl Plan {
 #[must_use]
 pub fn plan(cluster: &Cluster) -> Plan {
     let mut work = Work::new(cluster);
-    let blocked = work.empty_cordoned();
+    let (stuck, blocked) = work.empty_cordoned();
     work.part_racks();
     work.even_replicas();
     work.even_leaders();
     let (moves, reorders) = work.moves();
-    Plan { in_flight: work.in_flight(), moves, reorders, elections: work.elections(), blocked }
+    Plan { in_flight: work.in_flight(), moves, reorders, elections: work.elections(), stuck, blocked }
 }

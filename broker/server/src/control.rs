@@ -52,7 +52,7 @@ pub trait Myself: Send + Sync + 'static {
     ///
     /// # Errors
     /// What is missing.
-    fn ready(&self) -> Result<(), String>;
+    fn readiness(&self) -> Result<(), String>;
     /// Bytes of its file system: free and in all.
     fn space(&self) -> (u64, u64);
     /// Whether its log directory failed.

@@ -25,7 +25,7 @@ const SPARE: &str = "spare.seg";
 
 pub(super) fn failed(action: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> StorageFailed {
     let path = path.to_owned();
-    move |e| StorageFailed { action, path, cause: e.to_string() }
+    move |e| StorageFailed { action, path, cause: e.to_string(), full: e.kind() == std::io::ErrorKind::StorageFull }
 }
 
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl<D: Disk> Segments<D> {
             self.segments.push(segment);
         }
         let Some(segment) = self.segments.last_mut() else {
-            return Err(StorageFailed { action: "finding", path: self.dir.clone(), cause: "no segment".to_owned() });
+            return Err(StorageFailed { action: "finding", path: self.dir.clone(), cause: "no segment".to_owned(), full: false });
         };
         let head = if starts_segment { header(self.node, segment.number).to_vec() } else { Vec::new() };
         let position = segment.file.len() + head.len() as u64;

@@ -17,31 +17,45 @@ struct Step {
 }
 
 impl Work<'_> {
-    /// Finds every replica of a cordoned broker another place; what cannot be moved is told, once per topic.
-    pub(super) fn empty_cordoned(&mut self) -> Vec<Blocked> {
+    /// Finds every replica of a cordoned broker another place. How many partitions stay there, and for each topic why, also
+    /// why reassignments under way do not end.
+    pub(super) fn empty_cordoned(&mut self) -> (usize, Vec<Blocked>) {
         let mut blocked: BTreeMap<TopicName, Blocked> = BTreeMap::new();
+        let mut stuck = 0;
         for piece in 0..self.pieces.len() {
-            if !self.pieces[piece].urgent || self.pieces[piece].in_flight {
+            let p = &self.pieces[piece];
+            let (topic, partition) = (p.of.topic.clone(), p.of.partition);
+            if p.in_flight {
+                let added = p.target.iter().map(|place| &self.places[*place]);
+                let dead =
+                    added.filter(|place| !place.live && p.of.adding.contains(&place.node)).map(|place| place.node);
+                if let Some(broker) = dead.min() {
+                    blocked.entry(topic.clone()).or_insert(Blocked::AddedNotAlive { topic, partition, broker });
+                }
                 continue;
             }
-            let of = self.pieces[piece].of;
-            if !self.pieces[piece].movable {
-                let (topic, partition) = (of.topic.clone(), of.partition);
-                blocked.entry(of.topic.clone()).or_insert(Blocked::NoLeader { topic, partition });
+            if !p.urgent {
                 continue;
             }
-            let leaving: Vec<usize> =
-                self.pieces[piece].target.iter().copied().filter(|place| self.places[*place].cordoned).collect();
+            if !p.movable {
+                stuck += 1;
+                blocked.entry(topic.clone()).or_insert(Blocked::NoLeader { topic, partition });
+                continue;
+            }
+            let leaving: Vec<usize> = p.target.iter().copied().filter(|place| self.places[*place].cordoned).collect();
+            let mut stays = false;
             for from in leaving {
                 match self.best_target(piece, from) {
                     Some(to) => self.replace(piece, from, to),
                     None => {
-                        blocked.entry(of.topic.clone()).or_insert_with(|| self.why_not(piece));
+                        stays = true;
+                        blocked.entry(topic.clone()).or_insert_with(|| self.why_not(piece));
                     }
                 }
             }
+            stuck += usize::from(stays);
         }
-        blocked.into_values().collect()
+        (stuck, blocked.into_values().collect())
     }
 
     fn why_not(&self, piece: usize) -> Blocked {

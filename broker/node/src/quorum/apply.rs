@@ -32,7 +32,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
             Err(problem) => {
                 tracing::error!(%index, %problem, "a metadata snapshot cannot be read: this broker must be upgraded");
                 let path = format!("the metadata snapshot at {index}");
-                return Err(StorageFailed { action: "reading", path, cause: problem });
+                return Err(StorageFailed { action: "reading", path, cause: problem, full: false });
             }
         }
         self.applied = index;

@@ -38,7 +38,7 @@ impl ControlApi {
 
     fn describe_self(&self) -> proto::Self_ {
         let shared = self.shared();
-        let ready = self.myself.ready();
+        let ready = self.myself.readiness();
         let (free, total) = self.myself.space();
         proto::Self_ {
             node_id: shared.node.0,

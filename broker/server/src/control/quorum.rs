@@ -66,11 +66,7 @@ impl ControlApi {
         retry(last)
     }
 
-    async fn ask_leader(
-        &self,
-        leader: NodeId,
-        wanted: MembershipRequest,
-    ) -> Result<membership_reply::Outcome, String> {
+    async fn ask_leader(&self, leader: NodeId, wanted: MembershipRequest) -> Result<membership_reply::Outcome, String> {
         let reply: MembershipReply = if leader == self.shared().node {
             self.members.membership(wanted).await
         } else {

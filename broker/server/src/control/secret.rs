@@ -97,8 +97,7 @@ impl Secret {
         let mut known = self.known.lock();
         let file = std::fs::File::open(path).map_err(io)?;
         let found = file.metadata().map_err(io)?;
-        let stamp =
-            Stamp { modified: found.modified().ok(), inode: (found.dev(), found.ino()), len: found.len() };
+        let stamp = Stamp { modified: found.modified().ok(), inode: (found.dev(), found.ino()), len: found.len() };
         let settled = stamp.modified.is_some_and(|at| at.elapsed().is_ok_and(|age| age > FRESH));
         if let Some((seen, secrets)) = known.as_ref().filter(|(seen, _)| settled && *seen == stamp) {
             let _same = seen;
@@ -229,7 +228,10 @@ mod tests {
         // As Kubernetes does it: another file under the same name.
         std::fs::write(dir.path().join("next"), "new").unwrap();
         std::fs::rename(dir.path().join("next"), dir.path().join("token")).unwrap();
-        assert_eq!((secret.check(Some("Bearer old")), secret.check(Some("Bearer new"))), (Err(SecretError::Wrong), Ok(())));
+        assert_eq!(
+            (secret.check(Some("Bearer old")), secret.check(Some("Bearer new"))),
+            (Err(SecretError::Wrong), Ok(()))
+        );
         std::fs::remove_file(dir.path().join("token")).unwrap();
         assert!(secret.check(Some("Bearer new")).is_err(), "nobody is let in by what was");
     }

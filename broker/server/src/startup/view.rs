@@ -376,8 +376,8 @@ impl View for BrokerView {
 }
 
 impl Myself for BrokerView {
-    fn ready(&self) -> Result<(), String> {
-        View::ready(self)
+    fn readiness(&self) -> Result<(), String> {
+        self.ready()
     }
 
     fn space(&self) -> (u64, u64) {
