@@ -64,6 +64,21 @@ pub(crate) fn client_table() -> ApiTable<Handler> {
         handler!(m::create_partitions::CreatePartitionsRequest, super::create_partitions::handle),
     );
     add(ApiKey::DeleteGroups, handler!(m::delete_groups::DeleteGroupsRequest, super::delete_groups::handle));
+    add(ApiKey::ElectLeaders, handler!(m::elect_leaders::ElectLeadersRequest, super::elect_leaders::handle));
+    add(
+        ApiKey::AlterPartitionReassignments,
+        handler!(
+            m::alter_partition_reassignments::AlterPartitionReassignmentsRequest,
+            super::alter_partition_reassignments::handle
+        ),
+    );
+    add(
+        ApiKey::ListPartitionReassignments,
+        handler!(
+            m::list_partition_reassignments::ListPartitionReassignmentsRequest,
+            super::list_partition_reassignments::handle
+        ),
+    );
     add(
         ApiKey::IncrementalAlterConfigs,
         handler!(
