@@ -1,5 +1,17 @@
 //! The Kubernetes operator of Chronik.
 
 pub mod api;
+pub mod backoff;
+pub mod broker_io;
+pub mod build;
+pub mod cli;
+pub mod hash;
+pub mod health;
+pub mod kube_io;
+pub mod lease;
+pub mod metrics;
 pub mod observed;
+pub mod plan;
 pub mod ports;
+pub mod quantity;
+pub mod validate;

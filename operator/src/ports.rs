@@ -8,14 +8,12 @@ use std::fmt;
 use std::future::Future;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::api::{ChronikCluster, ChronikClusterStatus, Gate};
+use crate::api::{ChronikCluster, ChronikClusterStatus};
 use crate::observed::{BrokerFacts, NodeId};
 
 /// The one field manager of everything that the reconciler applies.
@@ -222,11 +220,8 @@ pub trait Kube: Send + Sync {
     fn children(&self, key: &Key) -> impl Future<Output = Result<Children, KubeError>> + Send;
 
     /// Metadata of an object by name, whatever its labels, read past every cache; None when it does not exist.
-    fn meta(
-        &self,
-        key: &Key,
-        object: &ObjectRef,
-    ) -> impl Future<Output = Result<Option<ObjectMeta>, KubeError>> + Send;
+    fn meta(&self, key: &Key, object: &ObjectRef)
+    -> impl Future<Output = Result<Option<ObjectMeta>, KubeError>> + Send;
 
     /// Whether claims of the class (None = the default class) can grow. Never fails for want of permission.
     fn expansion(&self, class: Option<&str>) -> impl Future<Output = Result<Expansion, KubeError>> + Send;
@@ -392,6 +387,3 @@ pub trait Brokers: Send + Sync {
     /// Forgets a broker that will not return.
     fn unregister(&self, at: &BrokerAddress, node: NodeId) -> impl Future<Output = Result<(), BrokerError>> + Send;
 }
-
-/// A gate that held something back, for metrics.
-pub type GateSince = (Gate, jiff::Timestamp);

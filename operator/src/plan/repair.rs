@@ -1,0 +1,120 @@
+//! Putting right what is broken, before anything is changed: pods that do not serve and run an old template, the founding, and what
+//! brokers that left have left behind.
+
+use std::time::Duration;
+
+use super::{Doing, Flow, Step, View, Wanted, list, roll};
+use crate::api::{Gate, Operation, OperationStep};
+use crate::observed::NodeId;
+use crate::ports::QuorumChange;
+
+/// How long nobody must have served before brokers without a quorum are restarted.
+const NOBODY_SERVES: Duration = Duration::from_secs(60);
+
+/// Restarts a pod that is not ready and runs an old template: the new one may be the cure.
+pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
+    let outdated = |node: &NodeId| view.pods.get(node).is_some_and(|pod| !pod.ready && pod.revision != wanted.revision);
+    let candidates: Vec<NodeId> = view.members().filter(outdated).collect();
+    if candidates.is_empty() || wanted.restarts_held.is_some() {
+        return Flow::Continue;
+    }
+    let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
+    let act = |node: NodeId, why: &str| match view.pods.get(&node) {
+        Some(pod) => Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(node), format!("broker {node} {why}")),
+        None => Flow::Continue,
+    };
+    let missing = view.members().any(|node| !view.pods.contains_key(&node));
+    if missing || view.pods.values().any(|pod| pod.terminating) {
+        let node = candidates.first().copied().unwrap_or(NodeId(1));
+        return Flow::Wait(doing(node).held(Gate::PodNotGone, "another pod is being made anew"));
+    }
+    if let Some(node) = candidates.iter().find(|node| view.pods.get(node).is_some_and(|pod| pod.down)) {
+        return act(*node, "does not run and has an old template");
+    }
+    let Some(node) = candidates.first().copied() else { return Flow::Continue };
+    let Some((leader, cluster)) = view.leader() else {
+        let long = |since| Duration::try_from(view.now.duration_since(since)).is_ok_and(|age| age >= NOBODY_SERVES);
+        let nobody = view.pods.values().all(|pod| !pod.ready && pod.ready_since.is_some_and(long));
+        return if nobody {
+            act(node, "does not serve, like all the others, and has an old template")
+        } else {
+            Flow::Wait(doing(node).held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"))
+        };
+    };
+    let recovering = |pod: &super::PodView| !pod.ready && pod.revision == wanted.revision;
+    if let Some((other, _)) = view.pods.iter().find(|(_, pod)| recovering(pod)) {
+        return Flow::Wait(doing(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")));
+    }
+    match roll::unsafe_to_stop(view, leader, cluster, node) {
+        Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..doing(node) }),
+        None => act(node, "is not ready and has an old template"),
+    }
+}
+
+/// Clears what a removed broker left: its membership, its registration, its disk.
+pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
+    let Some((_, cluster)) = view.leader().filter(|_| view.founded) else { return Flow::Continue };
+    let size = view.size();
+    let known = cluster.voters.iter().chain(&cluster.learners).chain(cluster.brokers.keys());
+    let Some(node) = known.copied().filter(|node| node.0 > size).max() else { return Flow::Continue };
+    let doing = |step| Doing::of(Operation::ScaleDown, step, node);
+    if !view.settled() || view.pods.contains_key(&node) {
+        let message = format!("the pod of broker {node} has not ended");
+        return Flow::Stop(doing(OperationStep::AwaitPodGone).held(Gate::PodNotGone, message));
+    }
+    let registration = cluster.brokers.get(&node);
+    if let Some(broker) = registration.filter(|b| b.replicas > 0) {
+        let doing = Doing::of(Operation::Repair, OperationStep::AwaitPods, node);
+        let why = format!("broker {node} was taken away with {} replicas and returns", broker.replicas);
+        return Flow::Act(Step::Resize { from: Some(size), to: node.0 }, doing, why);
+    }
+    if cluster.voters.contains(&node) || cluster.learners.contains(&node) {
+        let why = format!("broker {node} is gone");
+        return Flow::Act(Step::Quorum(QuorumChange::Remove(node)), doing(OperationStep::RemoveFromQuorum), why);
+    }
+    let Some(broker) = registration else { return Flow::Continue };
+    if !broker.directory_id.is_empty() && !view.retired.contains(&broker.directory_id) {
+        let claim = view.claims.get(&node).filter(|c| !c.terminating).map(|c| c.uid.clone());
+        let step = Step::Retire { node, directory: broker.directory_id.clone(), claim };
+        return Flow::Act(step, doing(OperationStep::RetireDisk), format!("the disk of broker {node} is retired"));
+    }
+    Flow::Act(Step::Unregister(node), doing(OperationStep::Unregister), format!("broker {node} is forgotten"))
+}
+
+/// Waits until the cluster is founded, says so once, and marks the disks.
+pub(super) fn bootstrap(_: &Wanted, view: &View) -> Flow {
+    if view.founded {
+        let unmarked = |node: &NodeId| {
+            view.claims.get(node).filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0).map(|c| c.uid.clone())
+        };
+        let Some((node, uid)) = view.members().find_map(|node| Some((node, unmarked(&node)?))) else {
+            return Flow::Continue;
+        };
+        let kind = view.operation.as_ref().map_or(Operation::Bootstrap, |op| op.kind);
+        let step = view.operation.as_ref().map_or(OperationStep::ApplyObjects, |op| op.step);
+        let doing = Doing { kind, step, node: view.operation.as_ref().and_then(|op| op.node_id).map(NodeId), holds: Vec::new() };
+        return Flow::Act(Step::TagClaim { node, uid }, doing, format!("the disk of broker {node} belongs to this cluster"));
+    }
+    let silent: Vec<NodeId> = view
+        .founders
+        .iter()
+        .copied()
+        .filter(|node| view.facts(*node).is_none_or(|facts| facts.myself.cluster_id != view.cluster_id))
+        .collect();
+    if !silent.is_empty() {
+        let doing = Doing::new(Operation::Bootstrap, OperationStep::AwaitPods);
+        let message = format!("founding brokers {} have not joined yet", list(silent));
+        return Flow::Stop(doing.held(Gate::PodNotReady, message));
+    }
+    match view.leader() {
+        Some((leader, _)) => Flow::Act(
+            Step::CompleteBootstrap,
+            Doing::new(Operation::Bootstrap, OperationStep::AwaitBrokers),
+            format!("broker {leader} leads the quorum"),
+        ),
+        None => Flow::Stop(
+            Doing::new(Operation::Bootstrap, OperationStep::AwaitQuorum)
+                .held(Gate::NoQuorumLeader, "the founders have not elected a leader yet"),
+        ),
+    }
+}

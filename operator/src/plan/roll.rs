@@ -1,0 +1,105 @@
+//! The rolling restart: brokers whose pods have an old template, one at a time, the leader of the quorum last.
+
+use super::{Doing, Flow, Hold, Step, View, Wanted, held_for, list, size};
+use crate::api::{Gate, Operation, OperationStep};
+use crate::observed::{ClusterFacts, NodeId};
+use crate::ports::QuorumChange;
+
+const KIND: Operation = Operation::RollingRestart;
+
+/// The next restart, or what it waits for.
+pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
+    let outdated: Vec<NodeId> =
+        view.members().filter(|node| view.pods.get(node).is_some_and(|pod| pod.revision != wanted.revision)).collect();
+    let last = view.operation.as_ref().filter(|op| op.kind == KIND).and_then(|op| op.node_id).map(NodeId);
+    let awaiting = || Doing { node: last, ..Doing::new(KIND, OperationStep::AwaitRecovery) };
+    let unready = !view.settled() || !view.not_ready().is_empty();
+    if outdated.is_empty() {
+        if last.is_none() {
+            return Flow::Continue;
+        }
+        if unready {
+            return Flow::Wait(awaiting().held(Gate::PodNotReady, size::not_ready(view)));
+        }
+        let cluster = view.leader().map(|(_, cluster)| cluster);
+        let lagging = |node| cluster.is_none_or(|c| c.brokers.get(&node).is_none_or(|b| b.fenced || b.out_of_sync > 0));
+        return if last.is_some_and(lagging) {
+            Flow::Wait(awaiting().held(Gate::UnderReplicated, "the restarted broker is not in sync yet"))
+        } else {
+            Flow::Continue
+        };
+    }
+    if let Some(message) = &wanted.restarts_held {
+        return Flow::Wait(Doing::new(KIND, OperationStep::Begin).held(Gate::ManualApproval, message.clone()));
+    }
+    if unready {
+        return Flow::Wait(awaiting().held(Gate::PodNotReady, size::not_ready(view)));
+    }
+    let Some((leader, cluster)) = view.leader() else {
+        return Flow::Wait(awaiting().held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"));
+    };
+    let unknown = view.unknown();
+    if !unknown.is_empty() {
+        return Flow::Wait(awaiting().held(Gate::BrokerStateUnknown, format!("brokers {} do not answer", list(unknown))));
+    }
+    let Some(node) = candidate(&outdated, leader, last) else { return Flow::Continue };
+    let began = view.step_of(KIND, node);
+    if let Some(hold) = unsafe_to_stop(view, leader, cluster, node) {
+        let step = began.unwrap_or(OperationStep::Begin);
+        return Flow::Wait(Doing { holds: vec![hold], ..Doing::of(KIND, step, node) });
+    }
+    let patient = |gate| held_for(view, gate, Some(node)) < wanted.drain_timeout;
+    if node == leader && cluster.voters.len() > 1 && patient(Gate::BrokerRefused) {
+        let fit = |voter: &&NodeId| **voter != node && cluster.progress.get(voter).is_some_and(|p| p.caught_up);
+        let step = Step::Quorum(QuorumChange::TransferLeader(cluster.voters.iter().find(fit).copied()));
+        let doing = Doing::of(KIND, OperationStep::TransferLeader, node);
+        return Flow::Act(step, doing, format!("broker {node} is restarted next and leads the quorum"));
+    }
+    let leads = cluster.brokers.get(&node).map_or(0, |b| b.leaders);
+    if leads > 0 && view.size() > 1 && began != Some(OperationStep::RestartPod) && patient(Gate::LeadersNotMoved) {
+        let doing = Doing::of(KIND, OperationStep::MoveLeaders, node);
+        return Flow::Act(Step::MoveLeaders(node), doing, format!("broker {node} is restarted next and leads {leads} partitions"));
+    }
+    let Some(pod) = view.pods.get(&node) else { return Flow::Continue };
+    let why = format!("broker {node} has template {}, wanted is {}", pod.revision, wanted.revision);
+    Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, Doing::of(KIND, OperationStep::RestartPod, node), why)
+}
+
+/// The one already begun; else the first that does not lead; else the leader.
+fn candidate(outdated: &[NodeId], leader: NodeId, last: Option<NodeId>) -> Option<NodeId> {
+    let begun = last.filter(|node| outdated.contains(node) && (*node != leader || outdated.len() == 1));
+    begun.or_else(|| outdated.iter().copied().find(|node| *node != leader)).or_else(|| outdated.first().copied())
+}
+
+/// Why this broker must not stop now; None = it may. `caught up` counts without the broker itself.
+pub(super) fn unsafe_to_stop(view: &View, leader: NodeId, cluster: &ClusterFacts, node: NodeId) -> Option<Hold> {
+    let voters = cluster.voters.len();
+    let others: Vec<NodeId> = cluster.voters.iter().copied().filter(|v| *v != node).collect();
+    // With one or two voters there is no restart that keeps a majority.
+    let needed = if cluster.voters.contains(&node) { (voters / 2 + 1).min(others.len()) } else { voters / 2 + 1 };
+    let active = |v: &&NodeId| **v == leader || cluster.progress.get(v).is_some_and(|p| p.recently_active);
+    let caught_up = |v: &&NodeId| active(v) && (**v == leader || cluster.progress.get(v).is_some_and(|p| p.caught_up));
+    if others.iter().filter(active).count() < needed {
+        let message = format!("without broker {node} fewer than {needed} of the voters {} are healthy", list(others));
+        return Some(Hold { gate: Gate::WouldLoseMajority, message });
+    }
+    if others.iter().filter(caught_up).count() < needed {
+        let message = format!("without broker {node} fewer than {needed} of the voters {} are caught up", list(others));
+        return Some(Hold { gate: Gate::QuorumNotCaughtUp, message });
+    }
+    let registered = cluster.brokers.get(&node);
+    if let Some(broker) = registered.filter(|b| b.restart_blockers > 0) {
+        let message = format!(
+            "{} partitions would lose their leader or fall below min.insync.replicas without broker {node}, such as {}",
+            broker.restart_blockers, broker.restart_blocker_example
+        );
+        return Some(Hold { gate: Gate::UnderReplicated, message });
+    }
+    let away = |other: &NodeId| *other != node && cluster.brokers.get(other).is_none_or(|b| b.fenced || b.in_controlled_shutdown);
+    let away: Vec<NodeId> = view.members().filter(away).collect();
+    if registered.is_some_and(|b| !b.fenced) && !away.is_empty() {
+        let message = format!("brokers {} are not in service", list(away));
+        return Some(Hold { gate: Gate::UnderReplicated, message });
+    }
+    None
+}
