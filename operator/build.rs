@@ -1,9 +1,9 @@
-//! Compiles the brokers' control protocol: the operator is its client.
+//! Compiles the brokers' control protocol: the operator is its client; its tests are the server.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = "../broker/server/proto";
     println!("cargo:rerun-if-changed={protos}/control.proto");
     let descriptors = protox::compile(["control.proto"], [protos])?;
-    tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_server(true).compile_fds(descriptors)?;
     Ok(())
 }
