@@ -16,6 +16,7 @@ pub mod driver;
 pub mod local;
 pub mod net;
 pub mod peer;
+pub mod probe;
 pub mod replication;
 pub mod startup;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chronik_broker::config::{Config, EXIT_CONFIG, EXIT_TEMPORARY};
-use chronik_broker::{admin, control, local, startup, telemetry};
+use chronik_broker::{admin, control, local, probe, startup, telemetry};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ enum Command {
     Doctor(AskArgs),
     /// Operate a running cluster: cordon, rebalance, change the quorum
     Control(control::cli::Options),
+    /// Write records to every broker of a cluster, read them back and compare
+    Probe(probe::Options),
     /// Print every setting with its value, its source and its meaning
     Config(ConfigArgs),
     /// Print the version
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
             Command::Status(args) => admin::show::status(&args.admin, args.json).await,
             Command::Doctor(args) => admin::show::doctor(&args.admin, args.json).await,
             Command::Control(options) => control::cli::run(options).await,
+            Command::Probe(options) => probe::run(&options).await,
             Command::Config(args) => print_config(&args),
             Command::Version => {
                 println!("chronik-broker {}", env!("CARGO_PKG_VERSION"));
