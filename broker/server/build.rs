@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .type_attribute(".chronik.control.v1", printed)
+        .field_attribute(".chronik.control.v1.DescribeReply.self", "#[serde(rename = \"self\")]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -53,10 +53,20 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 #[test]
 fn bad_values_name_the_key_and_what_is_accepted_and_all_are_reported_at_once() {
     let text = refused("node.id: 0\nkafka.port: high\nflush: sometimes\njoin: maybe", &[], &[]);
-    assert!(text.contains("node.id: '0' (file) is not accepted; accepted: 1 to 2147483647"), "{text}");
+    assert!(text.contains("node.id: '0' (file) is not accepted; accepted: auto, or 1 to 2147483647"), "{text}");
     assert!(text.contains("kafka.port: 'high' (file) is not accepted; accepted: 1 to 65535"), "{text}");
     assert!(text.contains("flush: 'sometimes' (file) is not accepted; accepted: os, every-ack"), "{text}");
     assert!(text.contains("join: 'maybe' (file) is not accepted; accepted: true, false"), "{text}");
+}
+
+#[test]
+fn an_automatic_node_id_is_the_number_of_the_host_name_and_one() {
+    assert_eq!(from("node.id: auto", &[], &[]).unwrap().node_id, NodeId(3), "the host is chronik-2");
+    let mut sources = Sources::default();
+    sources.add_pairs(["node.id=auto"]).unwrap();
+    let error = Config::from_sources(sources, "laptop").unwrap_err().to_string();
+    assert!(error.contains("node.id: is auto, but the host name 'laptop' does not end in a number"), "{error}");
+    assert!(!error.contains("not given"), "one mistake is told once: {error}");
 }
 
 #[test]

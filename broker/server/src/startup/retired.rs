@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
 
-    const OLD: DirectoryId = DirectoryId::from_u128(7);
-    const NEW: DirectoryId = DirectoryId::from_u128(8);
+    const OLD: DirectoryId = chronik_model::Uuid([7; 16]);
+    const NEW: DirectoryId = chronik_model::Uuid([8; 16]);
 
     fn log_dir(disk: &MemDisk) -> Arc<LogDir> {
         LogDir::new(Arc::new(disk.clone()))

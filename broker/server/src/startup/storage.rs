@@ -220,6 +220,35 @@ mod tests {
     }
 
     #[test]
+    fn a_retired_directory_is_moved_aside_and_its_broker_begins_as_a_joiner() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = dir.path().join("cluster.yaml");
+        let data = dir.path().join("data");
+        let start = |retired: &str| {
+            let text =
+                format!("clusterId: c\nbootstrapVoters: [1]\npeers: [{{id: 1, host: a}}]\nretired: [{retired}]\n");
+            std::fs::write(&book, text).unwrap();
+            open(&config(&data, &format!("node.id: 1\ncluster.file: {}", book.display()))).unwrap()
+        };
+        let first = start("");
+        assert_eq!(first.founders, [NodeId(1)]);
+        let old = first.directory;
+        drop(first);
+        assert!(start(&Uuid([9; 16]).to_string()).restart, "it is another's");
+        let anew = start(&old.to_string());
+        assert!(!anew.restart && anew.founders.is_empty(), "whoever was retired founds nothing");
+        assert_eq!(anew.cluster_id, Some(ClusterId::from("c")));
+        assert_ne!(anew.directory, old);
+        assert!(data.join(format!("retired-{old}/meta.properties")).exists());
+        assert!(!data.join("founders").exists());
+        let new = anew.directory;
+        drop(anew);
+        let again = start(&old.to_string());
+        assert!(again.restart && again.founders.is_empty());
+        assert_eq!(again.directory, new);
+    }
+
+    #[test]
     fn two_processes_never_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path(), "node.id: 1");

@@ -1,0 +1,268 @@
+"""Operating a cluster through `chronik-broker control`: nobody without the secret, nothing lost, nothing half done."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import history, kafka, wait
+from harness.cluster import BROKER, CLUSTER_ID, Cluster
+
+SECRET = "e2e-secret"
+
+
+class Book(Cluster):
+    """Brokers that share a secret and read one `cluster.yaml`, as an operator would write it."""
+
+    def __init__(self, directory, brokers=3):
+        self.retired = []
+        self.founded = False
+        self.secret = Path(directory) / "token"
+        self.secret.write_text(SECRET)
+        super().__init__(directory, brokers, **{"control.secret.file": str(self.secret)})
+
+    def write_book(self):
+        document = {
+            "clusterId": CLUSTER_ID,
+            "bootstrapVoters": self.bootstrap_voters,
+            "join": self.founded,
+            "retired": self.retired,
+            "peers": [{"id": b.id, "host": b.host, "ports": {"raft": b.raft_port}} for b in self.brokers.values()],
+        }
+        path = self.dir / "cluster.yaml"
+        path.with_suffix(".new").write_text(yaml.safe_dump(document))
+        path.with_suffix(".new").rename(path)
+        return path
+
+    def membership(self, broker):
+        return {"cluster.file": str(self.write_book())}
+
+    def ask(self, *words, via=None, secret=None, code=0):
+        """One question to one broker: the answer, and the exit code must be `code`."""
+        broker = via or self.running()[0]
+        command = [BROKER, "control", *map(str, words), "--address", f"{broker.host}:{broker.raft_port}"]
+        command += ["--secret-file", str(secret or self.secret)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def cluster_view(self, **options):
+        return self.ask("describe", **options)["cluster"]
+
+    def broker_view(self, node, **options):
+        return next((b for b in self.cluster_view(**options)["brokers"] if b["node_id"] == node), None)
+
+    def rebalance(self, *words, timeout=120):
+        """Asks again and again until nothing remains; the moves that it was told of."""
+        moves = []
+
+        def balanced():
+            progress = self.ask("rebalance", *words)["outcome"]["progress"]
+            moves.extend(progress["moves"])
+            return not (progress["in_flight"] or progress["remaining"] or progress["leaders_moved"])
+
+        wait.until(balanced, "a balanced cluster", timeout, interval=0.2)
+        return moves
+
+    def join(self, node):
+        self.founded = True
+        broker = self.add(node)
+        self.write_book()
+        broker.start()
+        self.wait_ready(node)
+        return broker
+
+    def vote(self, node):
+        """Done as soon as it has caught up; repeating it does no harm."""
+
+        def promoted():
+            command = self.ask("describe")["cluster"]
+            if node in command["voters"]:
+                return True
+            progress = {p["node_id"]: p for p in command["progress"]}
+            if progress.get(node, {}).get("caught_up"):
+                self.ask("promote", node)
+            return False
+
+        wait.until(promoted, f"broker {node} to vote")
+
+
+@pytest.fixture
+def book(tmp_path):
+    with Book(tmp_path) as three:
+        three.start().wait_ready()
+        yield three
+
+
+def counts(view, what):
+    return sorted(broker[what] for broker in view["brokers"])
+
+
+def test_nobody_is_answered_without_the_secret(book, tmp_path):
+    assert book.ask("describe")["self"]["cluster_id"] == CLUSTER_ID
+    wrong = tmp_path / "wrong"
+    wrong.write_text(SECRET[:-1])
+    for words in (["describe"], ["cordon", 1], ["rebalance"], ["move-leaders", 1], ["remove", 3], ["unregister", 3]):
+        assert "the secret is wrong" in book.ask(*words, secret=wrong, code=77)
+    bare = [BROKER, "control", "describe", "--address", f"{book[1].host}:{book[1].raft_port}"]
+    done = subprocess.run(bare, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 77 and "needs the cluster's secret" in done.stderr, done.stderr
+    # The secret is replaced without a restart: both are accepted while the file holds both.
+    new = tmp_path / "new"
+    new.write_text("another-secret")
+    assert "the secret is wrong" in book.ask("describe", secret=new, code=77)
+    old = tmp_path / "old"
+    old.write_text(SECRET)
+    book.secret.write_text(f"another-secret\n{SECRET}\n")
+    book.ask("describe", secret=old), book.ask("describe", secret=new)
+    book.secret.write_text("another-secret")
+    wait.until(lambda: book.ask("describe", secret=new), "the new secret to count")
+    assert "the secret is wrong" in book.ask("describe", secret=old, code=77)
+    assert book.cluster_view()["voters"] == [1, 2, 3]
+    assert not any(broker["cordoned"] for broker in book.cluster_view()["brokers"])
+
+
+def test_a_broker_without_a_secret_answers_nobody_and_says_what_is_missing(tmp_path):
+    with Book(tmp_path, brokers=1) as one:
+        one.config = {}
+        one.start().wait_ready()
+        assert "control.secret.file is not set" in one.ask("describe", code=77)
+
+
+def test_nobody_joins_the_quorum_without_the_secret(book):
+    book.founded = True
+    stranger = book.add(4)
+    stranger.overrides = {"control.secret.file": None}
+    book.write_book()
+    stranger.start()
+    waiting = lambda: [s["detail"] for s in stranger.status()["startup"]["steps"] if s["name"] == "join"]  # noqa: E731
+    wait.until(lambda: any("secret" in detail for detail in waiting()), "the stranger to be refused")
+    view = book.cluster_view()
+    assert (view["voters"], view["learners"]) == ([1, 2, 3], [])
+    stranger.kill()
+    stranger.overrides = {}
+    stranger.start()
+    book.wait_ready(4)
+    assert book.cluster_view()["learners"] == [4]
+
+
+def test_a_cordoned_broker_gets_empty_under_load_and_nothing_is_lost(tmp_path):
+    with Book(tmp_path, brokers=4) as book:
+        book.start().wait_ready()
+        kafka.create_topic(book.bootstrap, "t", partitions=12)
+        load = history.Workload(book.bootstrap, "t")
+        load.start()
+        load.wait_acks(200)
+        before = book.broker_view(4)
+        assert before["replicas"] == 9
+        book.ask("cordon", 4), book.ask("cordon", 4)
+        assert book.broker_view(4, via=book[2])["cordoned"]
+        planned = book.ask("rebalance", "--dry-run")["outcome"]["progress"]
+        assert (planned["in_flight"], planned["remaining"]) == (0, 9), planned
+        assert book.broker_view(4)["replicas"] == 9, "a dry run changes nothing"
+        book.rebalance("--max-in-flight", 3)
+        view = book.cluster_view()
+        assert counts(view, "replicas") == [0, 12, 12, 12], view
+        assert counts(view, "leaders") == [0, 4, 4, 4], view
+        assert view["reassigning_partitions"] == 0
+        load.wait_acks(200)
+        acked = load.finish()
+        assert load.failed == [], load.failed[:3]
+        kafka.full_isr(book.bootstrap, "t")
+        history.check_nothing_lost(acked, kafka.read_all(book.bootstrap, "t"))
+        # No new topic lands on it, and it gets its share again when it may.
+        kafka.create_topic(book.bootstrap, "u", partitions=4)
+        assert book.broker_view(4)["replicas"] == 0
+        book.ask("uncordon", 4)
+        book.rebalance("--throttle", 100 << 20)
+        assert counts(book.cluster_view(), "replicas") == [12] * 4
+        history.check_nothing_lost(acked, kafka.read_all(book.bootstrap, "t"))
+
+
+def test_what_cannot_leave_a_cordoned_broker_is_told_with_its_topic(book):
+    kafka.create_topic(book.bootstrap, "wide", partitions=2)
+    book.ask("cordon", 3)
+    progress = book.ask("rebalance")["outcome"]["progress"]
+    assert "ReplicationFactorTooHigh: topic wide has 3 replicas" in progress["blocked"]
+    assert (progress["in_flight"], progress["remaining"]) == (0, 2)
+    view = book.cluster_view()
+    assert (view["max_replication_factor"], view["max_replication_factor_topic"]) == (3, "wide")
+
+
+def test_a_cluster_grows_to_five_shrinks_to_four_and_takes_a_retired_disk_back_as_a_stranger(book):
+    kafka.create_topic(book.bootstrap, "t", partitions=10)
+    load = history.Workload(book.bootstrap, "t")
+    load.start()
+    load.wait_acks(100)
+    for node in (4, 5):
+        book.join(node)
+        book.vote(node)
+    assert book.cluster_view()["voters"] == [1, 2, 3, 4, 5]
+    book.rebalance("--max-in-flight", 4)
+    view = book.cluster_view()
+    assert counts(view, "replicas") == [6] * 5 and counts(view, "leaders") == [2] * 5, view
+    load.wait_acks(100)
+
+    # Broker 5 leaves for good, step by step.
+    book.ask("cordon", 5)
+    book.rebalance("--max-in-flight", 4)
+    left = book.ask("move-leaders", 5)["outcome"]["left"]
+    assert left == {"moved": 0, "left": 0}
+    assert book.broker_view(5)["replicas"] == 0
+    if book.cluster_view()["leader_id"] == 5:
+        book.ask("transfer", 1)
+        wait.until(lambda: book.cluster_view()["leader_id"] not in (0, 5), "another leader of the quorum")
+    book.ask("remove", 5), book.ask("remove", 5)
+    assert book.cluster_view()["voters"] == [1, 2, 3, 4]
+    directory = book.broker_view(5)["directory_id"]
+    assert directory == book.ask("describe", via=book[5])["self"]["directory_id"]
+    assert "alive" in book.ask("unregister", 5, code=1)["outcome"]["refused"]
+    book[5].kill()
+    wait.until(lambda: book.broker_view(5)["fenced"], "broker 5 to be fenced")
+    book.ask("unregister", 5), book.ask("unregister", 5)
+    assert book.broker_view(5) is None
+    load.wait_acks(100)
+
+    # Its disk comes back with what it remembers; the cluster has given it up.
+    assert (book[5].data / "raft").exists()
+    book.retired = [directory]
+    book[5].start()
+    book.wait_ready(5)
+    view = book.cluster_view()
+    assert (view["voters"], view["learners"]) == ([1, 2, 3, 4], [5])
+    again = book.broker_view(5)
+    assert again["directory_id"] not in ("", directory) and again["replicas"] == 0
+    assert (book[5].data / f"retired-{directory}" / "raft").exists()
+    assert not (book[5].data / "retiring").exists()
+    book.rebalance("--max-in-flight", 4)
+    assert counts(book.cluster_view(), "replicas") == [6] * 5
+    # A later start of the new life is an ordinary restart.
+    assert book[5].stop() == 0
+    book[5].start()
+    book.wait_ready(5)
+    assert book.broker_view(5)["directory_id"] == again["directory_id"]
+
+    load.wait_acks(100)
+    acked = load.finish()
+    kafka.full_isr(book.bootstrap, "t")
+    history.check_nothing_lost(acked, kafka.read_all(book.bootstrap, "t"))
+
+
+def test_every_broker_knows_how_far_the_members_are_and_who_may_not_stop(book):
+    kafka.create_topic(book.bootstrap, "t", partitions=3)
+    for broker in book.running():
+        view = book.cluster_view(via=broker)
+        assert view["leader_id"] == book.raft_leader()
+        others = {1, 2, 3} - {view["leader_id"]}
+        assert {p["node_id"] for p in view["progress"] if p["caught_up"]} == others, view["progress"]
+        assert counts(view, "restart_blockers") == [0, 0, 0]
+        me = book.ask("describe", via=broker)["self"]
+        assert me["node_id"] == broker.id and me["ready"] and me["disk_total_bytes"] > me["disk_used_bytes"] > 0
+    book[3].kill()
+    blocked = lambda: [b["restart_blockers"] for b in book.cluster_view()["brokers"]] == [3, 3, 0]  # noqa: E731
+    wait.until(blocked, "the two that are left to be needed")
+    assert "t-0: in sync are" in book.broker_view(1)["restart_blocker_example"]
+    book[3].start()
+    book.wait_ready(3)
+    wait.until(lambda: counts(book.cluster_view(), "restart_blockers") == [0, 0, 0], "everybody to be in sync")
