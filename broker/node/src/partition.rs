@@ -130,6 +130,8 @@ pub struct Parts {
     pub log: PartitionLog,
     /// The high watermark of the checkpoint, as [`crate::storage::open`] gave it.
     pub high_watermark: Offset,
+    /// When the log was begun, as [`crate::storage::open`] gave it.
+    pub created_ms: i64,
     /// What the topic's settings mean for it.
     pub settings: Settings,
     /// When acknowledgements leave.
@@ -143,6 +145,7 @@ pub struct Parts {
 pub struct HostedPartition<A, F> {
     tp: TopicPartition,
     topic_id: TopicId,
+    created_ms: i64,
     durability: Durability,
     replica: PartitionReplica,
     log: PartitionLog,
@@ -162,7 +165,18 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     /// A replica over a log that was just opened. It serves nobody before [`Self::apply`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { tp, topic_id, me, broker_epoch, log, high_watermark, settings, durability, max_waiters } = parts;
+        let Parts {
+            tp,
+            topic_id,
+            me,
+            broker_epoch,
+            log,
+            high_watermark,
+            created_ms,
+            settings,
+            durability,
+            max_waiters,
+        } = parts;
         let facts = LogFacts {
             log_end: log.log_end(),
             log_start: log.log_start(),
@@ -173,6 +187,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         Self {
             tp,
             topic_id,
+            created_ms,
             durability,
             published: Arc::new(Published {
                 high_watermark: AtomicI64::new(replica.high_watermark().0),
@@ -201,6 +216,12 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     #[must_use]
     pub fn topic_id(&self) -> TopicId {
         self.topic_id
+    }
+
+    /// When its log was begun; 0 when that is not known.
+    #[must_use]
+    pub fn created_ms(&self) -> i64 {
+        self.created_ms
     }
 
     /// The replica's state, to look at.

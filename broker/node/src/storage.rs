@@ -2,7 +2,7 @@
 //!
 //! Each partition directory holds `partition.metadata` with the id of its topic, written before the first record. A
 //! directory of another topic id is moved aside, never used and never deleted on a mere absence: only a committed
-//! deletion of exactly that topic id removes records.
+//! deletion of exactly that topic id, or a committed assignment of it without this broker, removes records.
 //!
 //! The owner of the partitions reads the [`Checkpoints`] once, before it opens the first log, and writes them from time
 //! to time and after the logs are settled at the end.
@@ -12,8 +12,8 @@ use std::io;
 use std::sync::Arc;
 
 use chronik_log::{
-    CheckpointKind, LogConfig, LogDir, LogError, OpenOptions, PartitionLog, partition_dir, read_checkpoint,
-    write_checkpoint,
+    CheckpointKind, LogConfig, LogDir, LogError, OpenOptions, PartitionLog, list_partitions, partition_dir,
+    read_checkpoint, write_checkpoint,
 };
 use chronik_model::{Offset, TopicId, TopicPartition, mutant};
 
@@ -23,9 +23,10 @@ const METADATA_FILE: &str = "partition.metadata";
 
 /// The checkpoints of all partitions: as the last run left them, or as they are to be written.
 ///
-/// The files name the topic with its id. A topic that was deleted and made again has the name of the first, and a crash
-/// before the next round would leave it the first one's offsets: a log start that deletes its records, a recovery point
-/// that trusts what was never synced, a high watermark over what was never committed.
+/// The files name the topic with its id, and when the log was begun. A topic that was deleted and made again has the name
+/// of the first, a replica that was moved away and back also its id, and a crash before the next round would leave it the
+/// first one's offsets: a log start that deletes its records, a recovery point that trusts what was never synced, a high
+/// watermark over what was never committed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Checkpoints {
     high_watermark: BTreeMap<TopicPartition, Offset>,
@@ -52,7 +53,7 @@ impl Checkpoints {
 
     /// Takes down where a partition is now.
     pub fn note<A: Ticket, F: Waiter>(&mut self, partition: &HostedPartition<A, F>) {
-        let life = life_of(partition.tp(), partition.topic_id());
+        let life = life_of(partition.tp(), partition.topic_id(), partition.created_ms());
         self.high_watermark.insert(life.clone(), partition.replica().high_watermark());
         self.recovery_point.insert(life.clone(), partition.log().recovery_point());
         self.log_start.insert(life, partition.log().log_start());
@@ -71,24 +72,35 @@ impl Checkpoints {
         write(CheckpointKind::HighWatermark, &self.high_watermark, &last.high_watermark)
     }
 
-    fn take(&mut self, tp: &TopicPartition, topic_id: TopicId, wall_ms: i64) -> (Offset, OpenOptions) {
-        let life = life_of(tp, topic_id);
+    fn take(&mut self, life: &TopicPartition, wall_ms: i64) -> (Offset, OpenOptions) {
         let options = OpenOptions {
-            recovery_point: self.recovery_point.remove(&life).unwrap_or(Offset(0)),
-            log_start: self.log_start.remove(&life).unwrap_or(Offset(0)),
+            recovery_point: self.recovery_point.remove(life).unwrap_or(Offset(0)),
+            log_start: self.log_start.remove(life).unwrap_or(Offset(0)),
             clean_shutdown: false,
             now_ms: wall_ms,
         };
-        (self.high_watermark.remove(&life).unwrap_or(Offset(0)), options)
+        (self.high_watermark.remove(life).unwrap_or(Offset(0)), options)
     }
 }
 
-/// A partition of just this topic, as checkpoints name it. No topic has a slash in its name.
-fn life_of(tp: &TopicPartition, topic_id: TopicId) -> TopicPartition {
-    TopicPartition::new(format!("{}/{topic_id}", tp.topic), tp.partition)
+/// A partition of just this topic and this log of it, as checkpoints name it. No topic has a slash in its name.
+fn life_of(tp: &TopicPartition, topic_id: TopicId, created_ms: i64) -> TopicPartition {
+    let begun = if created_ms == 0 { String::new() } else { format!("/{created_ms}") };
+    TopicPartition::new(format!("{}/{topic_id}{begun}", tp.topic), tp.partition)
 }
 
-/// Opens the log of a partition, or begins it, at `wall_ms`. Returns it with the high watermark of the checkpoint.
+/// What is found of a partition on the disk.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its log.
+    pub log: PartitionLog,
+    /// The high watermark of the checkpoint.
+    pub high_watermark: Offset,
+    /// When the log was begun, by the wall clock; 0 when that was not written down.
+    pub created_ms: i64,
+}
+
+/// Opens the log of a partition, or begins it, at `wall_ms`.
 ///
 /// # Errors
 /// The disk does not read or write; damage is cut away by recovery instead.
@@ -100,23 +112,24 @@ pub fn open(
     clean_shutdown: bool,
     checkpoints: &mut Checkpoints,
     wall_ms: i64,
-) -> Result<(PartitionLog, Offset), LogError> {
+) -> Result<Opened, LogError> {
     let dir = partition_dir(tp);
     let disk = log_dir.disk();
     let fail = |error| log_dir.fail("prepare", &dir, error);
     let exists = disk.exists(&dir).map_err(fail)?;
-    let (high_watermark, mut options) = checkpoints.take(tp, topic_id, wall_ms);
-    let found = if exists { stored_id(log_dir, &dir).map_err(fail)? } else { None };
-    let ours = found == Some(topic_id) || (found.is_some() && mutant!(TrustTopicName));
+    let found = if exists { stored(log_dir, &dir).map_err(fail)? } else { None };
+    let ours = found.is_some_and(|(id, _)| id == topic_id || mutant!(TrustTopicName));
+    let created_ms = found.filter(|_| ours).map_or(wall_ms, |(_, created_ms)| created_ms);
+    let (high_watermark, mut options) = checkpoints.take(&life_of(tp, topic_id, created_ms), wall_ms);
     if exists && !ours {
-        set_aside(log_dir, &dir, found).map_err(fail)?;
+        set_aside(log_dir, &dir, found.map(|(id, _)| id)).map_err(fail)?;
     }
     if !ours {
         // Checkpoints of the name belong to the log that was set aside or is gone.
         options = OpenOptions { recovery_point: Offset(0), log_start: Offset(0), ..options };
         disk.create_dir(&dir).map_err(fail)?;
-        let text = format!("version: 0\ntopic_id: {topic_id}\n");
-        disk.write_atomic(&format!("{dir}/{METADATA_FILE}"), text.as_bytes()).map_err(fail)?;
+        let text = format!("version: 0\ntopic_id: {topic_id}\ncreated_ms: {created_ms}\n");
+        log_dir.disk().write_atomic(&format!("{dir}/{METADATA_FILE}"), text.as_bytes()).map_err(fail)?;
     }
     options.clean_shutdown = clean_shutdown && ours;
     let (log, report) = PartitionLog::open(log_dir, &dir, config, options)?;
@@ -126,17 +139,39 @@ pub fn open(
         );
     }
     let high_watermark = if ours { log.clamp_high_watermark(high_watermark) } else { log.log_start() };
-    Ok((log, high_watermark))
+    Ok(Opened { log, high_watermark, created_ms })
 }
 
-fn stored_id(log_dir: &LogDir, dir: &str) -> io::Result<Option<TopicId>> {
+/// The topic of a directory, and when it was begun.
+fn stored(log_dir: &LogDir, dir: &str) -> io::Result<Option<(TopicId, i64)>> {
     let bytes = match log_dir.disk().read(&format!("{dir}/{METADATA_FILE}")) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let text = String::from_utf8_lossy(&bytes);
-    Ok(text.lines().find_map(|line| line.strip_prefix("topic_id: ")?.trim().parse().ok()))
+    let value = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
+    let created_ms = value("created_ms: ").and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(value("topic_id: ").and_then(|text| text.parse().ok()).map(|id| (id, created_ms)))
+}
+
+/// The partitions that lie on the disk, apart from those that `skip` names, each with the id of its topic. For replicas
+/// that were moved away while this broker was down: whoever asks removes those of which the committed state says so.
+///
+/// # Errors
+/// The disk failed, and the directory is offline.
+pub fn others(
+    log_dir: &LogDir,
+    skip: impl Fn(&TopicPartition) -> bool,
+) -> Result<Vec<(TopicPartition, TopicId)>, LogError> {
+    let mut found = Vec::new();
+    for tp in list_partitions(log_dir)?.into_iter().filter(|tp| !skip(tp)) {
+        let dir = partition_dir(&tp);
+        if let Some((topic_id, _)) = stored(log_dir, &dir).map_err(|error| log_dir.fail("read", &dir, error))? {
+            found.push((tp, topic_id));
+        }
+    }
+    Ok(found)
 }
 
 fn set_aside(log_dir: &LogDir, dir: &str, found: Option<TopicId>) -> io::Result<()> {
@@ -152,7 +187,7 @@ fn set_aside(log_dir: &LogDir, dir: &str, found: Option<TopicId>) -> io::Result<
     disk.sync_dir(chronik_log::disk::parent(dir))
 }
 
-/// Removes the log of a partition whose deletion is committed, if what lies there belongs to that topic.
+/// Removes the log of a partition whose deletion, or removal from this broker, is committed, if what lies there belongs to that topic.
 ///
 /// # Errors
 /// The disk failed, and the directory is offline.
@@ -160,7 +195,7 @@ pub fn remove(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Resul
     let dir = partition_dir(tp);
     let disk = log_dir.disk();
     let act = || -> io::Result<()> {
-        if !disk.exists(&dir)? || stored_id(log_dir, &dir)? != Some(topic_id) {
+        if !disk.exists(&dir)? || stored(log_dir, &dir)?.is_none_or(|(id, _)| id != topic_id) {
             return Ok(());
         }
         let doomed = format!("{dir}.deleted");
@@ -190,13 +225,13 @@ mod tests {
         builder.build()
     }
 
-    fn open_again(disk: &MemDisk, topic: TopicId) -> (Arc<LogDir>, PartitionLog, Offset) {
+    fn open_again(disk: &MemDisk, topic: TopicId, wall_ms: i64) -> (Arc<LogDir>, PartitionLog, Offset) {
         disk.kill();
         let log_dir = LogDir::new(Arc::new(disk.clone()));
         let mut checkpoints = Checkpoints::read(&log_dir);
         let tp = TopicPartition::new("t", 0);
-        let opened = open(&log_dir, &tp, topic, LogConfig::default(), false, &mut checkpoints, 1_000);
-        let (log, high_watermark) = opened.unwrap();
+        let opened = open(&log_dir, &tp, topic, LogConfig::default(), false, &mut checkpoints, wall_ms);
+        let Opened { log, high_watermark, .. } = opened.unwrap();
         (log_dir, log, high_watermark)
     }
 
@@ -204,21 +239,61 @@ mod tests {
     fn a_topic_made_again_has_none_of_the_offsets_of_the_first() {
         let (disk, tp) = (MemDisk::new(), TopicPartition::new("t", 0));
         let (first, second) = (TopicId::from_u128(1), TopicId::from_u128(2));
-        let (log_dir, mut log, _) = open_again(&disk, first);
+        let (log_dir, mut log, _) = open_again(&disk, first, 1_000);
         log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
-        let marks = |offset| BTreeMap::from([(life_of(&tp, first), Offset(offset))]);
+        let marks = |offset| BTreeMap::from([(life_of(&tp, first, 1_000), Offset(offset))]);
         let checkpoints = Checkpoints { high_watermark: marks(1), recovery_point: marks(1), log_start: marks(1) };
         checkpoints.write(&Checkpoints::default(), &log_dir).unwrap();
-        let (log_dir, log, high_watermark) = open_again(&disk, first);
+        let (log_dir, log, high_watermark) = open_again(&disk, first, 1_000);
         assert_eq!((log.log_start(), high_watermark), (Offset(1), Offset(1)), "its own are used");
         drop(log);
         remove(&log_dir, &tp, first).unwrap();
-        let (_, mut log, _) = open_again(&disk, second);
+        let (_, mut log, _) = open_again(&disk, second, 2_000);
         for _ in 0..2 {
             log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
         }
         // The process dies before it wrote checkpoints again.
-        let (_, log, high_watermark) = open_again(&disk, second);
+        let (_, log, high_watermark) = open_again(&disk, second, 2_000);
         assert_eq!((log.log_start(), log.log_end(), high_watermark), (Offset(0), Offset(2), Offset(0)));
+    }
+
+    #[test]
+    fn a_replica_that_was_moved_away_and_back_has_none_of_the_offsets_of_its_first_log() {
+        let (disk, tp, topic) = (MemDisk::new(), TopicPartition::new("t", 0), TopicId::from_u128(1));
+        let (log_dir, mut log, _) = open_again(&disk, topic, 1_000);
+        log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
+        let marks = || BTreeMap::from([(life_of(&tp, topic, 1_000), Offset(1))]);
+        let checkpoints = Checkpoints { high_watermark: marks(), recovery_point: marks(), log_start: marks() };
+        checkpoints.write(&Checkpoints::default(), &log_dir).unwrap();
+        drop(log);
+        remove(&log_dir, &tp, topic).unwrap();
+        let (_, mut log, high_watermark) = open_again(&disk, topic, 2_000);
+        assert_eq!((log.log_start(), log.log_end(), high_watermark), (Offset(0), Offset(0), Offset(0)));
+        log.append_as_leader(&[record()], LeaderEpoch(0), 2_000, AppendOrigin::Client).unwrap();
+        let (_, log, high_watermark) = open_again(&disk, topic, 3_000);
+        assert_eq!((log.log_start(), log.log_end(), high_watermark), (Offset(0), Offset(1), Offset(0)));
+    }
+
+    #[test]
+    fn a_directory_without_a_time_keeps_the_checkpoints_it_had() {
+        let (disk, tp, topic) = (MemDisk::new(), TopicPartition::new("t", 0), TopicId::from_u128(1));
+        let (log_dir, mut log, _) = open_again(&disk, topic, 1_000);
+        log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
+        let text = format!("version: 0\ntopic_id: {topic}\n");
+        log_dir.disk().write_atomic(&format!("{}/{METADATA_FILE}", partition_dir(&tp)), text.as_bytes()).unwrap();
+        let marks = || BTreeMap::from([(life_of(&tp, topic, 0), Offset(1))]);
+        let checkpoints = Checkpoints { high_watermark: marks(), recovery_point: marks(), log_start: marks() };
+        checkpoints.write(&Checkpoints::default(), &log_dir).unwrap();
+        drop(log);
+        let (_, log, high_watermark) = open_again(&disk, topic, 2_000);
+        assert_eq!((log.log_start(), high_watermark), (Offset(1), Offset(1)));
+    }
+
+    #[test]
+    fn what_else_lies_on_the_disk_is_found_with_its_topic() {
+        let (disk, tp, topic) = (MemDisk::new(), TopicPartition::new("t", 0), TopicId::from_u128(1));
+        let (log_dir, _, _) = open_again(&disk, topic, 1_000);
+        assert_eq!(others(&log_dir, |_| false).unwrap(), [(tp.clone(), topic)]);
+        assert_eq!(others(&log_dir, |other| *other == tp).unwrap(), []);
     }
 }

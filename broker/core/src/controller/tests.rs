@@ -7,6 +7,7 @@ mod elections;
 mod liveness;
 mod longest_log;
 mod random;
+mod reassign;
 mod replay;
 mod topics;
 

@@ -15,7 +15,7 @@ use chronik_model::batch::BatchBuilder;
 
 use super::*;
 use crate::Now;
-use crate::storage::{self, Checkpoints};
+use crate::storage::{self, Checkpoints, Opened};
 
 const TOPIC: TopicId = chronik_model::Uuid([7; 16]);
 
@@ -103,7 +103,7 @@ impl Node {
             replica: ReplicaConfig { min_insync_replicas: Some(1), ..ReplicaConfig::default() },
             deletes_old: true,
         };
-        let (log, high_watermark) =
+        let Opened { log, high_watermark, created_ms } =
             storage::open(&log_dir, &tp, TOPIC, settings.log, false, &mut checkpoints, 1_000).unwrap();
         let partition = HostedPartition::new(Parts {
             tp,
@@ -112,6 +112,7 @@ impl Node {
             broker_epoch: BrokerEpoch(100 + i64::from(me)),
             log,
             high_watermark,
+            created_ms,
             settings,
             durability,
             max_waiters: 10,
@@ -379,7 +380,7 @@ fn a_directory_of_another_topic_of_the_name_is_set_aside_and_only_its_own_deleti
     assert!(node.disk.exists(&dir).unwrap(), "it is not the deleted topic's");
     let mut checkpoints = Checkpoints::default();
     checkpoints.note(&node.partition);
-    let (log, _) =
+    let Opened { log, .. } =
         storage::open(&node.log_dir, &tp, other, LogConfig::default(), false, &mut checkpoints, 1_000).unwrap();
     assert_eq!(log.log_end(), Offset(0));
     assert!(node.disk.exists(&format!("{dir}.{TOPIC}.stray")).unwrap());

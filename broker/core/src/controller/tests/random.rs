@@ -9,19 +9,54 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Register { node: i32, clean: bool, new_disk: bool },
+    Register {
+        node: i32,
+        clean: bool,
+        new_disk: bool,
+    },
     Fence(i32),
     Unfence(i32),
     Shutdown(i32),
     LoseDisk(i32),
     Unregister(i32),
-    Create { topic: u8, partitions: i32, factor: i32 },
+    Create {
+        topic: u8,
+        partitions: i32,
+        factor: i32,
+    },
     Delete(u8),
     Grow(u8),
-    Isr { topic: u8, partition: usize, members: u8, stale: bool, recovering: bool },
-    MinIsr { topic: Option<u8>, value: u8 },
+    Isr {
+        topic: u8,
+        partition: usize,
+        members: u8,
+        stale: bool,
+        recovering: bool,
+    },
+    MinIsr {
+        topic: Option<u8>,
+        value: u8,
+    },
     Elect,
-    Report { topic: u8, partition: usize, node: i32, epoch: i32, end: i64 },
+    /// `order` is a number that stands for a choice of brokers in an order; none of them cancels.
+    Reassign {
+        topic: u8,
+        partition: usize,
+        order: usize,
+        stale: bool,
+    },
+    Cordon {
+        node: i32,
+        cordoned: bool,
+    },
+    MoveLeaders(i32),
+    Report {
+        topic: u8,
+        partition: usize,
+        node: i32,
+        epoch: i32,
+        end: i64,
+    },
     Retry(usize),
 }
 
@@ -47,10 +82,30 @@ fn step() -> impl Strategy<Value = Step> {
         ),
         2 => (prop::option::of(topic.clone()), 1..4u8).prop_map(|(topic, value)| Step::MinIsr { topic, value }),
         1 => Just(Step::Elect),
+        8 => (topic.clone(), 0..3usize, 0..orders().len(), prop::bool::weighted(0.1))
+            .prop_map(|(topic, partition, order, stale)| Step::Reassign { topic, partition, order, stale }),
+        1 => (1..=BROKERS, any::<bool>()).prop_map(|(node, cordoned)| Step::Cordon { node, cordoned }),
+        1 => (1..=BROKERS).prop_map(Step::MoveLeaders),
         6 => (topic, 0..3usize, 1..=BROKERS, 0..2i32, 0..4i64)
             .prop_map(|(topic, partition, node, epoch, end)| Step::Report { topic, partition, node, epoch, end }),
         1 => any::<usize>().prop_map(Step::Retry),
     ]
+}
+
+/// Every list of different brokers, the empty one too.
+fn orders() -> Vec<Vec<NodeId>> {
+    let mut orders = vec![Vec::new()];
+    let mut at = 0;
+    while at < orders.len() {
+        for node in (1..=BROKERS).map(NodeId) {
+            if !orders[at].contains(&node) {
+                let longer = orders[at].iter().copied().chain([node]).collect();
+                orders.push(longer);
+            }
+        }
+        at += 1;
+    }
+    orders
 }
 
 fn name(topic: u8) -> String {
@@ -65,6 +120,8 @@ struct Run {
     holders: Holders,
     /// The last thing told of each log in its broker's registration.
     told: BTreeMap<((TopicId, i32), NodeId), (i32, i64)>,
+    /// What each reassignment under way is to end with.
+    goals: BTreeMap<(TopicId, i32), Vec<NodeId>>,
     topics: u128,
 }
 
@@ -140,6 +197,21 @@ impl Run {
                 let resource = topic.map_or(ConfigResource::ClusterDefault, |t| ConfigResource::Topic(name(t).into()));
                 alter(resource, "min.insync.replicas", ConfigOp::Set, Some(&value.to_string())).into()
             }
+            Step::Reassign { topic, partition, order, stale } => {
+                let topic = state.topic(&name(topic))?;
+                let mut partition_epoch = topic.partitions.get(partition)?.partition_epoch;
+                partition_epoch.0 -= i32::from(stale);
+                let target = Some(Assignment { replicas: orders()[order].clone() });
+                let wanted = Reassignment {
+                    topic_id: topic.id,
+                    partition: PartitionIndex(partition as i32),
+                    target: target.filter(|target| !target.replicas.is_empty()),
+                    partition_epoch: Some(partition_epoch),
+                };
+                AlterReassignments { reassignments: vec![wanted], keep_replication_factor: false }.into()
+            }
+            Step::Cordon { node, cordoned } => SetCordon { node: NodeId(node), cordoned }.into(),
+            Step::MoveLeaders(node) => MoveLeaders { node: NodeId(node) }.into(),
             Step::Elect => ElectLeaders { election: ElectionType::Preferred, partitions: vec![] }.into(),
             Step::Report { topic, partition, node, epoch, end } => {
                 let topic = state.topic(&name(topic))?;
@@ -174,7 +246,13 @@ impl Run {
         let old = registered.as_ref().and_then(|c| self.cluster.state.broker(c.node).cloned());
         let node = registered.as_ref().map(|command| command.node);
         let told = if let Command::ReportLog(told) = &command { Some(*told) } else { None };
+        let goal = self.goal(&command);
         let result = self.cluster.propose(command);
+        if let (Some((key, goal)), CommandResult::Reassignments(outcomes)) = (goal, &result)
+            && outcomes[0].code == ErrorCode::None
+        {
+            self.goals.insert(key, goal);
+        }
         if let (Some(told), CommandResult::Done) = (told, &result) {
             let key = ((told.topic_id, told.partition.0), told.node);
             self.told.insert(key, (told.last_epoch.0, told.log_end.0));
@@ -197,26 +275,55 @@ impl Run {
         }
         for (topic, index, state) in self.cluster.state.partitions() {
             // With enough replicas in sync, records may be acknowledged that nobody else has.
-            if state.isr.len() >= self.cluster.state.partition_rules().min_isr(topic, state.replicas.len()) {
+            if state.isr.len() >= state.min_isr(self.cluster.state.configured_min_isr(topic)) {
                 self.holders.insert((topic.id, index.0), state.isr.iter().copied().collect());
             }
+        }
+    }
+
+    /// What the partition is to end with, if `command` is accepted.
+    fn goal(&self, command: &Command) -> Option<((TopicId, i32), Vec<NodeId>)> {
+        let Command::AlterReassignments(command) = command else { return None };
+        let wanted = command.reassignments.first()?;
+        let state = self.cluster.state.partition_by_id(wanted.topic_id, wanted.partition)?;
+        let goal = wanted.target.as_ref().map_or_else(|| state.original_replicas(), |target| target.replicas.clone());
+        Some(((wanted.topic_id, wanted.partition.0), goal))
+    }
+
+    /// Whoever is new among the replicas was not cordoned, and what they are on the way to is what was asked for.
+    fn check_assignment(&self, key: (TopicId, i32), state: &PartitionState, previous: Option<&PartitionState>) {
+        let before = previous.map_or(&[][..], |previous| &previous.replicas);
+        for node in state.replicas.iter().filter(|node| !before.contains(node)) {
+            assert!(!self.cluster.state.broker(*node).unwrap().cordoned, "{previous:?} -> {state:?}");
+        }
+        match self.goals.get(&key) {
+            Some(goal) => assert_eq!(state.target_replicas(), *goal, "{previous:?} -> {state:?}"),
+            None => assert!(previous.is_none_or(|previous| previous.replicas == state.replicas), "{state:?}"),
         }
     }
 
     fn follow(&mut self, change: Change, caught_up: bool, registered: Option<NodeId>) {
         let Change::Partition { topic_id, partition, state, previous, .. } = change else { return };
         let key = (topic_id, partition.0);
+        self.check_assignment(key, &state, previous.as_ref());
         let Some(previous) = previous else {
             self.holders.insert(key, state.replicas.iter().copied().collect());
             return;
         };
         assert!(state.partition_epoch.0 > previous.partition_epoch.0, "{previous:?} -> {state:?}");
         let led_on = state.leader == previous.leader;
-        assert_eq!(state.leader_epoch.0, previous.leader_epoch.0 + i32::from(!led_on), "{previous:?} -> {state:?}");
+        let dropped = previous.replicas.iter().any(|node| !state.replicas.contains(node));
+        assert_eq!(
+            state.leader_epoch.0,
+            previous.leader_epoch.0 + i32::from(!led_on || dropped),
+            "{previous:?} -> {state:?}"
+        );
         let holders = self.holders.entry(key).or_default();
         if caught_up {
             holders.extend(state.isr.iter().copied());
         }
+        // Whoever is no replica any more deletes what it had.
+        holders.retain(|node| state.replicas.contains(node));
         match state.leader {
             Some(leader) if !led_on && state.recovery == LeaderRecovery::Recovering && previous.isr.is_empty() => {
                 // Elected as it is; only one of those that were distrusted may be, only when nobody better can return, and
@@ -251,7 +358,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut run = Run { cluster: Cluster::of(BROKERS), holders: Holders::new(), told: BTreeMap::new(), topics: 0 };
+        let mut run = Run { cluster: Cluster::of(BROKERS), holders: Holders::new(), told: BTreeMap::new(), goals: BTreeMap::new(), topics: 0 };
         let cut = cut.index(steps.len());
         let mut snapshot = (run.cluster.state.encode_snapshot(), run.cluster.log.len());
         for (position, step) in steps.iter().enumerate() {
