@@ -76,7 +76,7 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
         "maxLength": 24,
-        "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+        "pattern": r"^([0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m|h))+$",
     })
 }
 
@@ -84,10 +84,7 @@ pub(super) fn settings_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "maxProperties": MAX_SETTINGS,
-        "additionalProperties": {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "x-kubernetes-int-or-string": true,
-        },
+        "additionalProperties": {"x-kubernetes-int-or-string": true},
     })
 }
 

@@ -173,7 +173,7 @@ pub struct ChronikClusterSpec {
     #[serde(default)]
     pub storage: StorageSpec,
 
-    /// Settings of the brokers, as `chronik-broker config` lists them. A change restarts the brokers one by one.
+    /// Settings of the brokers, as chronik-broker config lists them. A change restarts the brokers one by one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "schema::settings")]
     #[schemars(schema_with = "schema::settings_schema")]
     #[x_kube(
@@ -242,7 +242,7 @@ pub struct ChronikClusterSpec {
     /// How brokers are restarted when their configuration changed.
     #[serde(default)]
     pub rollout: RolloutSpec,
-    /// Whether an upgrade of the operator may restart brokers by itself.
+    /// Whether an upgrade of the operator may restart brokers by itself. Manual = any new revision waits for the annotation chronik.io/approved-revision.
     #[serde(default)]
     pub upgrade_policy: UpgradePolicy,
     /// How brokers are removed.
@@ -282,9 +282,12 @@ impl ImagePullPolicy {
 
 /// The metadata quorum.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.voters) || !has(oldSelf.voters) || self.voters >= oldSelf.voters").message(
+    "raft.voters can only grow: a voter leaves the quorum with its broker, when replicas shrinks"
+))]
 #[serde(rename_all = "camelCase")]
 pub struct RaftSpec {
-    /// Voters of the metadata quorum: 1, 3, 5 or 7. Absent = the largest odd number up to replicas and 5. Further brokers follow as learners.
+    /// Voters of the metadata quorum: 1, 3, 5 or 7. Absent = the largest odd number up to replicas and 5. Further brokers follow as learners. It can only grow: a voter leaves with its broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(

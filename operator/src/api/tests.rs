@@ -246,3 +246,23 @@ fn a_status_survives_the_way_to_the_api_server_and_back() {
     assert_eq!(serde_json::from_value::<ChronikClusterStatus>(there).unwrap(), status);
     assert_eq!(serde_json::from_value::<ChronikClusterStatus>(json!({})).unwrap(), ChronikClusterStatus::default());
 }
+
+#[test]
+fn the_manual_explains_every_gate_condition_phase_and_field_of_the_status() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operator.md")).unwrap();
+    for gate in Gate::ALL {
+        let row = format!("| {gate} | {} | {} |", gate.meaning(), gate.remedy());
+        assert!(manual.contains(&row), "docs/operator.md lacks this row:\n{row}");
+    }
+    for condition in ConditionType::ALL {
+        assert!(manual.contains(&format!("| {} |", condition.as_str())), "{condition:?}");
+    }
+    let words = |path: &[&str], key: &str| schema_of(path)[key].clone();
+    for phase in words(&["status", "phase"], "enum").as_array().unwrap() {
+        assert!(manual.contains(phase.as_str().unwrap()), "{phase}");
+    }
+    let table = manual.split("## Status").nth(1).unwrap();
+    for field in words(&["status"], "properties").as_object().unwrap().keys() {
+        assert!(table.contains(field.as_str()), "docs/operator.md does not explain status.{field}");
+    }
+}
