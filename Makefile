@@ -11,7 +11,7 @@ BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
 SEEDS ?= 2000
 DATA ?= $(CURDIR)/.cache/local
 
-.PHONY: help build run test lint unit sim mutants e2e kube-up kube-down kube-e2e soak fuzz figures deny tools clean
+.PHONY: help build run test lint unit sim mutants e2e chart kube-up kube-down kube-e2e soak fuzz figures deny tools clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ e2e: build ## Real processes, real clients, real network namespaces (ARGS= for p
 
 kube-e2e: tools ## The operator on a real Kubernetes: KUBECONFIG's, or one that exists while the tests run (ARGS= for pytest)
 	@tests/tools/kube.sh test $(ARGS)
+
+chart: ## Lint the Helm chart and compare what it renders; ARGS=update writes crds' copy, deploy/ and the golden files anew
+	@tests/tools/chart.sh $(ARGS)
 
 kube-up: tools ## Start a Kubernetes of two nodes on this machine, with Chronik's images (needs root); says how to use it
 	@tests/tools/kube.sh up
