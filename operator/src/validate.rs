@@ -28,7 +28,8 @@ pub fn validate(spec: &ChronikClusterSpec) -> Vec<String> {
     {
         problems.push(format!("spec.rebalance.throttle is {:?}; it must be bytes per second such as 50Mi", throttle.0));
     }
-    for (field, value) in [("replicationFactor", spec.replication_factor), ("minInsyncReplicas", spec.min_insync_replicas)]
+    for (field, value) in
+        [("replicationFactor", spec.replication_factor), ("minInsyncReplicas", spec.min_insync_replicas)]
     {
         if value.is_some_and(|value| value < 1) {
             problems.push(format!("spec.{field} must be at least 1"));

@@ -91,13 +91,12 @@ fn port(name: &str, number: i32) -> ServicePort {
 
 /// Clients may come from anywhere; brokers' own ports are for brokers and the operator; probes come from the nodes.
 pub(super) fn policy(input: &Input<'_>) -> NetworkPolicy {
-    let labelled = |labels: BTreeMap<String, String>| LabelSelector { match_labels: Some(labels), ..LabelSelector::default() };
+    let labelled =
+        |labels: BTreeMap<String, String>| LabelSelector { match_labels: Some(labels), ..LabelSelector::default() };
     let brokers = NetworkPolicyPeer { pod_selector: Some(input.selector()), ..NetworkPolicyPeer::default() };
     let operator = NetworkPolicyPeer {
         namespace_selector: Some(LabelSelector::default()),
-        pod_selector: Some(labelled(
-            [("app.kubernetes.io/name".to_owned(), "chronik-operator".to_owned())].into(),
-        )),
+        pod_selector: Some(labelled([("app.kubernetes.io/name".to_owned(), "chronik-operator".to_owned())].into())),
         ..NetworkPolicyPeer::default()
     };
     let on = |number: i32| NetworkPolicyPort {

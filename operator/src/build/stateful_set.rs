@@ -9,10 +9,10 @@ use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm,
-    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    EnvVarSource, HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
+    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -105,7 +105,10 @@ fn template(input: &Input<'_>) -> PodTemplateSpec {
     let mut volumes = vec![
         Volume {
             name: CONFIG.to_owned(),
-            config_map: Some(ConfigMapVolumeSource { name: names::config(input.name), ..ConfigMapVolumeSource::default() }),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::config(input.name),
+                ..ConfigMapVolumeSource::default()
+            }),
             ..Volume::default()
         },
         Volume {
@@ -140,13 +143,18 @@ fn template(input: &Input<'_>) -> PodTemplateSpec {
                 run_as_group: Some(USER),
                 fs_group: Some(USER),
                 fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
                 ..PodSecurityContext::default()
             }),
             image_pull_secrets: some(!spec.image_pull_secrets.is_empty()).map(|()| spec.image_pull_secrets.clone()),
             affinity: Some(spec.affinity.clone().unwrap_or_else(|| apart(input))),
             topology_spread_constraints: Some(
-                spec.topology_spread_constraints.clone().unwrap_or_else(|| [ZONE, HOST].map(|key| spread(input, key)).into()),
+                spec.topology_spread_constraints
+                    .clone()
+                    .unwrap_or_else(|| [ZONE, HOST].map(|key| spread(input, key)).into()),
             )
             .filter(|constraints| !constraints.is_empty()),
             tolerations: some(!spec.tolerations.is_empty()).map(|()| spec.tolerations.clone()),

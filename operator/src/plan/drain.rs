@@ -28,7 +28,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View, victim: NodeId) -> Flow {
     let begin = || Doing::of(KIND, OperationStep::Begin, victim);
     if !view.settled() {
         let message = "the StatefulSet is not observed or does not have exactly its pods";
-        return Flow::Wait(Doing::of(KIND, OperationStep::AwaitPods, victim).held(Gate::StatefulSetNotObserved, message));
+        return Flow::Wait(
+            Doing::of(KIND, OperationStep::AwaitPods, victim).held(Gate::StatefulSetNotObserved, message),
+        );
     }
     let Some((leader, cluster)) = view.leader() else {
         return Flow::Wait(begin().held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"));
@@ -52,7 +54,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View, victim: NodeId) -> Flow {
     }
     match registration {
         None if !down => {
-            return Flow::Wait(begin().held(Gate::BrokerStateUnknown, format!("broker {victim} runs and has not registered")));
+            return Flow::Wait(
+                begin().held(Gate::BrokerStateUnknown, format!("broker {victim} runs and has not registered")),
+            );
         }
         None => {}
         Some(broker) => {
@@ -65,11 +69,19 @@ pub(super) fn plan(wanted: &Wanted, view: &View, victim: NodeId) -> Flow {
             }
             if broker.replicas > 0 {
                 let doing = Doing::of(KIND, OperationStep::MoveReplicas, victim);
-                return Flow::Act(Step::Rebalance, doing, format!("{} replicas of broker {victim} move", broker.replicas));
+                return Flow::Act(
+                    Step::Rebalance,
+                    doing,
+                    format!("{} replicas of broker {victim} move", broker.replicas),
+                );
             }
             if broker.leaders > 0 {
                 let doing = Doing::of(KIND, OperationStep::MoveLeaders, victim);
-                return Flow::Act(Step::MoveLeaders(victim), doing, format!("broker {victim} leads {} partitions", broker.leaders));
+                return Flow::Act(
+                    Step::MoveLeaders(victim),
+                    doing,
+                    format!("broker {victim} leads {} partitions", broker.leaders),
+                );
             }
         }
     }
@@ -98,9 +110,11 @@ fn leave(wanted: &Wanted, view: &View, victim: NodeId, leader: NodeId, cluster: 
     let doing = Doing::of(KIND, OperationStep::RemoveFromQuorum, victim);
     if cluster.voters.contains(&victim) {
         let others: Vec<NodeId> = cluster.voters.iter().copied().filter(|v| *v != victim).collect();
-        let healthy = |node: &&NodeId| **node == leader || cluster.progress.get(node).is_some_and(|p| p.recently_active);
-        let caught_up =
-            |node: &&NodeId| healthy(node) && (**node == leader || cluster.progress.get(node).is_some_and(|p| p.caught_up));
+        let healthy =
+            |node: &&NodeId| **node == leader || cluster.progress.get(node).is_some_and(|p| p.recently_active);
+        let caught_up = |node: &&NodeId| {
+            healthy(node) && (**node == leader || cluster.progress.get(node).is_some_and(|p| p.caught_up))
+        };
         let needed = others.len() / 2 + 1;
         if others.iter().filter(healthy).count() < needed {
             let message = format!("of the remaining voters {} fewer than {needed} are healthy", list(others));
@@ -111,7 +125,8 @@ fn leave(wanted: &Wanted, view: &View, victim: NodeId, leader: NodeId, cluster: 
             return Flow::Stop(doing.held(Gate::QuorumNotCaughtUp, message));
         }
         if i32::try_from(others.len()).unwrap_or(i32::MAX) < wanted.voters {
-            let message = format!("{} voters are wanted, and no learner is caught up to replace broker {victim}", wanted.voters);
+            let message =
+                format!("{} voters are wanted, and no learner is caught up to replace broker {victim}", wanted.voters);
             return Flow::Stop(doing.held(Gate::QuorumNotCaughtUp, message));
         }
         if leader == victim {
@@ -163,9 +178,13 @@ fn not_now(view: &View, cluster: &ClusterFacts, leader: NodeId, victim: NodeId) 
     }
     if cluster.voters.contains(&victim) {
         let others: Vec<NodeId> = cluster.voters.iter().copied().filter(|v| *v != victim).collect();
-        let healthy = |node: &&NodeId| **node == leader || cluster.progress.get(node).is_some_and(|p| p.recently_active);
+        let healthy =
+            |node: &&NodeId| **node == leader || cluster.progress.get(node).is_some_and(|p| p.recently_active);
         if others.is_empty() || others.iter().filter(healthy).count() < others.len() / 2 + 1 {
-            return hold(Gate::VotersWouldLoseMajority, format!("too few of the remaining voters {} are healthy", list(others)));
+            return hold(
+                Gate::VotersWouldLoseMajority,
+                format!("too few of the remaining voters {} are healthy", list(others)),
+            );
         }
     }
     insufficient_disk(view, victim)

@@ -227,7 +227,8 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
 }
 
 /// Gates that open by themselves within seconds.
-const fn passes_soon(gate: Gate) -> bool {
+#[must_use]
+pub const fn passes_soon(gate: Gate) -> bool {
     matches!(
         gate,
         Gate::StatefulSetNotObserved
@@ -269,4 +270,13 @@ fn held_for(view: &View, gate: Gate, node: Option<NodeId>) -> Duration {
     let operation = view.operation.as_ref().filter(|op| node.is_none() || op.node_id == node.map(|n| n.0));
     let since = operation.and_then(|op| op.blocked_by.iter().find(|b| b.gate == gate)).map(|b| b.since.0);
     since.and_then(|since| Duration::try_from(view.now.duration_since(since)).ok()).unwrap_or_default()
+}
+
+/// The most brokers that may exist in the course of what is under way: addresses and defaults are made for so many.
+#[must_use]
+pub fn brokers(wanted: &Wanted, view: &View) -> i32 {
+    match view.size() {
+        0 => size::size_to_return_to(wanted, view).max(wanted.replicas),
+        size => size.max(wanted.replicas),
+    }
 }

@@ -20,7 +20,9 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     }
     let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
     let act = |node: NodeId, why: &str| match view.pods.get(&node) {
-        Some(pod) => Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(node), format!("broker {node} {why}")),
+        Some(pod) => {
+            Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(node), format!("broker {node} {why}"))
+        }
         None => Flow::Continue,
     };
     let missing = view.members().any(|node| !view.pods.contains_key(&node));
@@ -43,7 +45,9 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     };
     let recovering = |pod: &super::PodView| !pod.ready && pod.revision == wanted.revision;
     if let Some((other, _)) = view.pods.iter().find(|(_, pod)| recovering(pod)) {
-        return Flow::Wait(doing(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")));
+        return Flow::Wait(
+            doing(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
+        );
     }
     match roll::unsafe_to_stop(view, leader, cluster, node) {
         Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..doing(node) }),
@@ -85,15 +89,27 @@ pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
 pub(super) fn bootstrap(_: &Wanted, view: &View) -> Flow {
     if view.founded {
         let unmarked = |node: &NodeId| {
-            view.claims.get(node).filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0).map(|c| c.uid.clone())
+            view.claims
+                .get(node)
+                .filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0)
+                .map(|c| c.uid.clone())
         };
         let Some((node, uid)) = view.members().find_map(|node| Some((node, unmarked(&node)?))) else {
             return Flow::Continue;
         };
         let kind = view.operation.as_ref().map_or(Operation::Bootstrap, |op| op.kind);
         let step = view.operation.as_ref().map_or(OperationStep::ApplyObjects, |op| op.step);
-        let doing = Doing { kind, step, node: view.operation.as_ref().and_then(|op| op.node_id).map(NodeId), holds: Vec::new() };
-        return Flow::Act(Step::TagClaim { node, uid }, doing, format!("the disk of broker {node} belongs to this cluster"));
+        let doing = Doing {
+            kind,
+            step,
+            node: view.operation.as_ref().and_then(|op| op.node_id).map(NodeId),
+            holds: Vec::new(),
+        };
+        return Flow::Act(
+            Step::TagClaim { node, uid },
+            doing,
+            format!("the disk of broker {node} belongs to this cluster"),
+        );
     }
     let silent: Vec<NodeId> = view
         .founders

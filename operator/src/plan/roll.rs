@@ -40,7 +40,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     };
     let unknown = view.unknown();
     if !unknown.is_empty() {
-        return Flow::Wait(awaiting().held(Gate::BrokerStateUnknown, format!("brokers {} do not answer", list(unknown))));
+        return Flow::Wait(
+            awaiting().held(Gate::BrokerStateUnknown, format!("brokers {} do not answer", list(unknown))),
+        );
     }
     let Some(node) = candidate(&outdated, leader, last) else { return Flow::Continue };
     let began = view.step_of(KIND, node);
@@ -58,7 +60,11 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     let leads = cluster.brokers.get(&node).map_or(0, |b| b.leaders);
     if leads > 0 && view.size() > 1 && began != Some(OperationStep::RestartPod) && patient(Gate::LeadersNotMoved) {
         let doing = Doing::of(KIND, OperationStep::MoveLeaders, node);
-        return Flow::Act(Step::MoveLeaders(node), doing, format!("broker {node} is restarted next and leads {leads} partitions"));
+        return Flow::Act(
+            Step::MoveLeaders(node),
+            doing,
+            format!("broker {node} is restarted next and leads {leads} partitions"),
+        );
     }
     let Some(pod) = view.pods.get(&node) else { return Flow::Continue };
     let why = format!("broker {node} has template {}, wanted is {}", pod.revision, wanted.revision);
@@ -95,7 +101,9 @@ pub(super) fn unsafe_to_stop(view: &View, leader: NodeId, cluster: &ClusterFacts
         );
         return Some(Hold { gate: Gate::UnderReplicated, message });
     }
-    let away = |other: &NodeId| *other != node && cluster.brokers.get(other).is_none_or(|b| b.fenced || b.in_controlled_shutdown);
+    let away = |other: &NodeId| {
+        *other != node && cluster.brokers.get(other).is_none_or(|b| b.fenced || b.in_controlled_shutdown)
+    };
     let away: Vec<NodeId> = view.members().filter(away).collect();
     if registered.is_some_and(|b| !b.fenced) && !away.is_empty() {
         let message = format!("brokers {} are not in service", list(away));

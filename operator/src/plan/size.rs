@@ -17,7 +17,11 @@ pub(super) fn exist(wanted: &Wanted, view: &View) -> Flow {
         } else {
             (Operation::Bootstrap, OperationStep::ApplyObjects)
         };
-        return Flow::Act(Step::Resize { from: None, to }, Doing::new(kind, step), format!("StatefulSet with {to} brokers"));
+        return Flow::Act(
+            Step::Resize { from: None, to },
+            Doing::new(kind, step),
+            format!("StatefulSet with {to} brokers"),
+        );
     };
     if set.terminating {
         let doing = Doing::new(Operation::StorageGrowth, OperationStep::RecreateStatefulSet);
@@ -26,13 +30,19 @@ pub(super) fn exist(wanted: &Wanted, view: &View) -> Flow {
     if wanted.stopped {
         if set.replicas > 0 {
             let step = Step::Resize { from: Some(set.replicas), to: 0 };
-            return Flow::Act(step, Doing::new(Operation::Stop, OperationStep::AwaitPodGone), "spec.stopped is set".into());
+            return Flow::Act(
+                step,
+                Doing::new(Operation::Stop, OperationStep::AwaitPodGone),
+                "spec.stopped is set".into(),
+            );
         }
         if view.pods.is_empty() {
             return Flow::End;
         }
         let doing = Doing::new(Operation::Stop, OperationStep::AwaitPodGone);
-        return Flow::Stop(doing.held(Gate::PodNotGone, format!("brokers {} are stopping", list(view.pods.keys().copied()))));
+        return Flow::Stop(
+            doing.held(Gate::PodNotGone, format!("brokers {} are stopping", list(view.pods.keys().copied()))),
+        );
     }
     if set.replicas == 0 {
         let to = size_to_return_to(wanted, view);
@@ -40,13 +50,15 @@ pub(super) fn exist(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Act(Step::Resize { from: Some(0), to }, doing, format!("{to} brokers start"));
     }
     if view.doing(Operation::Start) && !view.not_ready().is_empty() {
-        return Flow::Wait(Doing::new(Operation::Start, OperationStep::AwaitPods).held(Gate::PodNotReady, not_ready(view)));
+        return Flow::Wait(
+            Doing::new(Operation::Start, OperationStep::AwaitPods).held(Gate::PodNotReady, not_ready(view)),
+        );
     }
     Flow::Continue
 }
 
 /// The size that a StatefulSet without pods, or a new one, must have so that no broker with data is left out. Shrinking is for the drain.
-fn size_to_return_to(wanted: &Wanted, view: &View) -> i32 {
+pub(super) fn size_to_return_to(wanted: &Wanted, view: &View) -> i32 {
     let pods = view.pods.iter().filter(|(_, pod)| !pod.terminating).map(|(node, _)| node.0).max().unwrap_or(0);
     if view.last_size > 0 {
         return pods.max(view.last_size);
@@ -111,7 +123,12 @@ fn grow(wanted: &Wanted, view: &View, size: i32) -> Flow {
     // A disk of an earlier broker may only return once it is sure that the cluster has forgotten that broker.
     let reused = (size + 1..=wanted.replicas).map(NodeId).any(|node| view.claims.contains_key(&node));
     if reused && view.leader().is_none() {
-        return Flow::Wait(doing.held(Gate::NoQuorumLeader, "disks of earlier brokers exist, and nobody says whether they are forgotten"));
+        return Flow::Wait(
+            doing.held(
+                Gate::NoQuorumLeader,
+                "disks of earlier brokers exist, and nobody says whether they are forgotten",
+            ),
+        );
     }
     if view.pods.keys().any(|node| node.0 > size) {
         return Flow::Wait(doing.held(Gate::PodNotGone, "pods of removed brokers still exist"));
@@ -123,5 +140,9 @@ fn grow(wanted: &Wanted, view: &View, size: i32) -> Flow {
 /// Whose pods are not ready, for people.
 pub(super) fn not_ready(view: &View) -> String {
     let nodes = view.not_ready();
-    if nodes.is_empty() { "pods are on their way".to_owned() } else { format!("pods of brokers {} are not ready", list(nodes)) }
+    if nodes.is_empty() {
+        "pods are on their way".to_owned()
+    } else {
+        format!("pods of brokers {} are not ready", list(nodes))
+    }
 }

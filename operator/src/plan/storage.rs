@@ -35,10 +35,10 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Act(Step::RecreateSet { uid: set.uid.clone() }, doing, why);
     }
     match claims().find(|(_, claim)| claim.capacity > 0 && claim.capacity < claim.requested) {
-        Some((node, _)) => Flow::Wait(Doing::of(KIND, OperationStep::GrowVolumes, node).held(
-            Gate::StorageResizePending,
-            format!("{} has not grown yet", node.claim(&wanted.name)),
-        )),
+        Some((node, _)) => Flow::Wait(
+            Doing::of(KIND, OperationStep::GrowVolumes, node)
+                .held(Gate::StorageResizePending, format!("{} has not grown yet", node.claim(&wanted.name))),
+        ),
         None => Flow::Continue,
     }
 }

@@ -112,7 +112,9 @@ impl View {
         Self {
             now,
             set,
-            pods: pods.filter_map(|pod| Some((NodeId::of_pod(name, pod.metadata.name.as_deref()?)?, pod_view(pod)))).collect(),
+            pods: pods
+                .filter_map(|pod| Some((NodeId::of_pod(name, pod.metadata.name.as_deref()?)?, pod_view(pod))))
+                .collect(),
             claims: claims
                 .filter_map(|claim| Some((NodeId::of_claim(name, claim.metadata.name.as_deref()?)?, claim_view(claim))))
                 .collect(),

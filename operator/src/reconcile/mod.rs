@@ -6,19 +6,36 @@
 //! it, so ending between any two calls does no harm. Never more than one disruptive act per pass. Time and randomness are
 //! arguments.
 
+mod act;
+mod children;
+mod identity;
+mod observe;
+
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::Gate;
-use crate::ports::{Brokers, Key, Kube, KubeError, RebalanceLimits};
+use crate::api::{
+    APPROVED_REVISION_ANNOTATION, ChronikCluster, ChronikClusterStatus, Gate, RolloutPolicy, ScaleDownPolicy,
+    StorageType, UpgradePolicy,
+};
+use crate::build;
+use crate::observed::Observed;
+use crate::plan::{self, Doing, Hold, Plan, Step, View, Wanted};
+use crate::ports::{Brokers, Event, Expansion, Key, Kube, KubeError, RebalanceLimits};
+use crate::quantity;
+use crate::status_of;
+use crate::validate::validate;
 
 /// What the process knows and no object says.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Image of brokers whose spec names none.
     pub broker_image: String,
-    /// Limits of rebalancing calls.
+    /// Limits of rebalancing calls where the spec says nothing.
     pub rebalance: RebalanceLimits,
 }
 
@@ -69,7 +86,34 @@ impl Error {
     }
 }
 
+/// Names what was being done when Kubernetes refused.
+fn doing(what: impl Into<String>) -> impl FnOnce(KubeError) -> Error {
+    let doing = what.into();
+    move |error| Error::Kube { doing, error }
+}
+
+/// Everything of one pass that changes while it runs.
+struct Pass<'a, K: Kube, B: Brokers> {
+    kube: &'a K,
+    brokers: &'a B,
+    key: &'a Key,
+    settings: &'a Settings,
+    uid: String,
+    resource_version: String,
+    observed: Observed,
+    /// As it is in Kubernetes.
+    written: ChronikClusterStatus,
+    /// Identity, founders, retired disks, rebalancing as they shall be.
+    status: ChronikClusterStatus,
+    token: crate::ports::Token,
+    writes: u32,
+    broker_calls: u32,
+}
+
 /// One pass. None = there is no such cluster, or it is being deleted.
+///
+/// # Errors
+/// When Kubernetes does not answer, or refuses something that the rest relies on.
 pub async fn reconcile(
     kube: &impl Kube,
     brokers: &impl Brokers,
@@ -77,4 +121,271 @@ pub async fn reconcile(
     now: Timestamp,
     fresh: &Fresh,
     settings: &Settings,
-) -> Result<Option<Outcome>, Error>
+) -> Result<Option<Outcome>, Error> {
+    let cluster = kube.cluster(key).await.map_err(doing("reading the ChronikCluster"))?;
+    let Some(cluster) = cluster.filter(|c| c.metadata.deletion_timestamp.is_none()) else { return Ok(None) };
+    let now = status_of::whole_second(now);
+    let children = kube.children(key).await.map_err(doing("listing the children"))?;
+    let token = observe::token(key, &children, fresh);
+    let written = cluster.status.clone().unwrap_or_default();
+    let mut pass = Pass {
+        kube,
+        brokers,
+        key,
+        settings,
+        uid: cluster.metadata.uid.clone().unwrap_or_default(),
+        resource_version: cluster.metadata.resource_version.clone().unwrap_or_default(),
+        status: written.clone(),
+        written,
+        token,
+        observed: Observed { cluster, children, brokers: Default::default(), expansion: Expansion::Unknown },
+        writes: 0,
+        broker_calls: 0,
+    };
+    pass.run(now, fresh).await.map(Some)
+}
+
+impl<K: Kube, B: Brokers> Pass<'_, K, B> {
+    async fn run(&mut self, now: Timestamp, fresh: &Fresh) -> Result<Outcome, Error> {
+        let mut problems = validate(&self.observed.cluster.spec);
+        let quiet = self.observed.cluster.spec.paused || !problems.is_empty();
+        if self.status.cluster_id.is_none() && !quiet {
+            match identity::identity(self.key, &self.observed, fresh, now) {
+                Ok(identity) => {
+                    self.status.cluster_id = Some(identity.cluster_id);
+                    self.status.bootstrap = Some(identity.bootstrap);
+                    self.status.retired = identity.retired;
+                    // Who the founders are must be known for good before the first of them may exist.
+                    self.write_status(self.status.clone()).await?;
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        self.observed.brokers = observe::brokers(self.brokers, self.key, &self.observed.children, &self.token).await;
+        if !problems.is_empty() || quiet {
+            return self.look_only(now, &problems).await;
+        }
+        let (mut view, mut wanted) = self.look(now);
+        if observe::must_grow(&wanted, &view) {
+            let class = self.observed.cluster.spec.storage.storage_class.clone();
+            self.observed.expansion =
+                self.kube.expansion(class.as_deref()).await.map_err(doing("reading the storage class"))?;
+            (view, wanted) = self.look(now);
+        }
+        let mut plan = plan::plan(&wanted, &view);
+        if matches!(plan.step, Step::GrowClaim { .. })
+            && let Err(error) = self.grow(&plan.step).await
+        {
+            // Whoever refuses to grow a disk must not keep everything else from being done.
+            if !matches!(error, KubeError::Invalid(_) | KubeError::Forbidden(_)) {
+                return Err(doing("growing a claim")(error));
+            }
+            self.observed.expansion = Expansion::Refused;
+            (view, wanted) = self.look(now);
+            plan = plan::plan(&wanted, &view);
+        }
+        self.remember(&plan, &view);
+        let ahead = self.next_status(&wanted, &view, &plan, &[], now);
+        if act::is_new(&plan, self.written.operation.as_ref()) || act::relies_on(&self.written, &ahead) {
+            self.write_status(ahead).await?;
+        }
+        let applied = self.apply_children(&wanted, &view, &plan).await;
+        // Pods must not come before what they need.
+        let may_act = match &applied {
+            Ok(None) => true,
+            Ok(Some(hold)) => {
+                push_hold(&mut plan, hold.clone());
+                false
+            }
+            Err(_) => !matches!(plan.step, Step::Resize { .. }),
+        };
+        let acted = if may_act { self.act(&mut plan, &wanted, &view, now).await } else { Ok(None) };
+        let status = self.next_status(&wanted, &view, &plan, &[], now);
+        let blocked =
+            status.operation.iter().flat_map(|op| op.blocked_by.iter().map(|b| (b.gate, b.since.0))).collect();
+        self.tell(&plan, &status, acted.as_ref().ok().and_then(Option::as_ref)).await;
+        let steady = plan.doing.is_none() && self.writes == 0;
+        self.write_status(status).await?;
+        applied?;
+        let step = acted?;
+        Ok(Outcome {
+            requeue_after: plan.again,
+            writes: self.writes,
+            broker_calls: self.broker_calls,
+            steady,
+            blocked,
+            step,
+        })
+    }
+
+    /// Paused, or a specification that cannot be obeyed: the status and nothing else.
+    async fn look_only(&mut self, now: Timestamp, problems: &[String]) -> Result<Outcome, Error> {
+        let (view, wanted) = self.look(now);
+        let gate = if problems.is_empty() { Gate::Paused } else { Gate::SpecInvalid };
+        let nothing = Plan {
+            step: Step::None,
+            why: String::new(),
+            doing: None,
+            waiting: Vec::new(),
+            again: Duration::from_secs(60),
+        };
+        let status = self.next_status(&wanted, &view, &nothing, problems, now);
+        let condition = if problems.is_empty() { "Paused" } else { "SpecValid" };
+        let since = status.conditions.iter().find(|c| c.type_ == condition).map_or(now, |c| c.last_transition_time.0);
+        self.write_status(status).await?;
+        Ok(Outcome {
+            requeue_after: nothing.again,
+            writes: self.writes,
+            broker_calls: self.broker_calls,
+            steady: self.writes == 0,
+            blocked: vec![(gate, since)],
+            step: None,
+        })
+    }
+
+    fn look(&self, now: Timestamp) -> (View, Wanted) {
+        let view = View::of(&self.observed, &self.status, now);
+        let mut wanted = wanted(&self.observed.cluster);
+        let advertised = observe::advertised(self.key, &self.observed);
+        let brokers = plan::brokers(&wanted, &view);
+        let image = self.image();
+        wanted.revision = build::revision(&self.build_input(brokers, &image, &advertised));
+        wanted.restarts_held = restarts_held(&self.observed.cluster, &wanted.revision);
+        (view, wanted)
+    }
+
+    fn image(&self) -> String {
+        self.observed.cluster.spec.image_or(&self.settings.broker_image)
+    }
+
+    /// What has to be in the status before the act, beyond where it is.
+    fn remember(&mut self, plan: &Plan, view: &View) {
+        match plan.step {
+            Step::Resize { from: Some(from), to } if from > 0 && to > from && view.founded => {
+                self.status.rebalance = Some(crate::api::RebalanceStatus::default());
+            }
+            Step::Uncordon(_) => self.status.rebalance = Some(crate::api::RebalanceStatus::default()),
+            _ => {}
+        }
+    }
+
+    fn next_status(
+        &self,
+        wanted: &Wanted,
+        view: &View,
+        plan: &Plan,
+        problems: &[String],
+        now: Timestamp,
+    ) -> ChronikClusterStatus {
+        debug_assert_eq!(view.now, now);
+        let advertised = observe::advertised(self.key, &self.observed);
+        let input = status_of::Input {
+            namespace: &self.key.namespace,
+            generation: self.observed.cluster.metadata.generation.unwrap_or_default(),
+            spec: &self.observed.cluster.spec,
+            problems,
+            wanted,
+            view,
+            doing: plan.doing.as_ref(),
+            waiting: &plan.waiting,
+            advertised: &advertised,
+        };
+        let mut last = self.status.clone();
+        last.operation.clone_from(&self.written.operation);
+        last.conditions.clone_from(&self.written.conditions);
+        status_of::status(&input, &last)
+    }
+
+    /// Writes the status, if it differs from the one in Kubernetes.
+    async fn write_status(&mut self, status: ChronikClusterStatus) -> Result<(), Error> {
+        if status == self.written {
+            return Ok(());
+        }
+        let version = self
+            .kube
+            .apply_status(self.key, &self.uid, &self.resource_version, &status)
+            .await
+            .map_err(doing("writing the status"))?;
+        self.resource_version = version;
+        self.written = status;
+        self.writes += 1;
+        Ok(())
+    }
+
+    /// Events: what was done, and what newly holds something back for longer than a moment.
+    async fn tell(&self, plan: &Plan, status: &ChronikClusterStatus, acted: Option<&String>) {
+        let cluster = &self.observed.cluster;
+        if let (Some(note), Some(doing)) = (acted, &plan.doing)
+            && act::is_worth_telling(&plan.step, doing, cluster.status.as_ref().and_then(|s| s.operation.as_ref()))
+        {
+            let reason = act::reason(&plan.step).to_owned();
+            let event = Event { warning: false, reason, action: format!("{:?}", doing.kind), note: note.clone() };
+            self.kube.publish(cluster, &event).await;
+        }
+        let before = cluster.status.as_ref().and_then(|s| s.operation.as_ref());
+        for blocked in status.operation.iter().flat_map(|op| &op.blocked_by) {
+            let known = before.is_some_and(|op| op.blocked_by.iter().any(|b| b.gate == blocked.gate));
+            if !known && !plan::passes_soon(blocked.gate) {
+                let event = Event {
+                    warning: true,
+                    reason: blocked.gate.as_str().to_owned(),
+                    action: status.operation.as_ref().map_or("Wait", |op| op.kind.as_str()).to_owned(),
+                    note: format!("{}. {}", blocked.message, blocked.gate.remedy()),
+                };
+                self.kube.publish(cluster, &event).await;
+            }
+        }
+    }
+}
+
+/// Adds a reason why the plan did not come about.
+fn push_hold(plan: &mut Plan, hold: Hold) {
+    let again = Duration::from_secs(if plan::passes_soon(hold.gate) { 2 } else { 10 });
+    match &mut plan.doing {
+        Some(doing) => doing.holds.push(hold),
+        None => {
+            plan.doing = Some(Doing {
+                kind: crate::api::Operation::Repair,
+                step: crate::api::OperationStep::ApplyObjects,
+                node: None,
+                holds: vec![hold],
+            });
+        }
+    }
+    plan.again = again;
+}
+
+/// The specification with every default resolved, but for the revision.
+fn wanted(cluster: &ChronikCluster) -> Wanted {
+    let spec = &cluster.spec;
+    let persistent = spec.storage.kind == StorageType::Persistent;
+    Wanted {
+        name: cluster.metadata.name.clone().unwrap_or_default(),
+        replicas: spec.replicas,
+        voters: spec.voters(),
+        stopped: spec.stopped,
+        revision: String::new(),
+        restarts_held: None,
+        storage: quantity::whole(&spec.storage.size).filter(|_| persistent),
+        storage_text: spec.storage.size.0.clone(),
+        never_shrink: spec.scale_down.policy == ScaleDownPolicy::Block,
+        drain_timeout: spec.rollout.drain_timeout.into(),
+        recover_timeout: spec.rollout.recover_timeout.into(),
+        scale_down_timeout: spec.scale_down.timeout.into(),
+    }
+}
+
+/// Under a manual policy no broker is restarted before a person has approved exactly this revision.
+fn restarts_held(cluster: &ChronikCluster, revision: &str) -> Option<String> {
+    let spec = &cluster.spec;
+    let field = if spec.rollout.policy == RolloutPolicy::Manual {
+        "rollout.policy"
+    } else if spec.upgrade_policy == UpgradePolicy::Manual {
+        "upgradePolicy"
+    } else {
+        return None;
+    };
+    let approved = cluster.metadata.annotations.as_ref().and_then(|a| a.get(APPROVED_REVISION_ANNOTATION));
+    (approved.map(String::as_str) != Some(revision))
+        .then(|| format!("spec.{field} is Manual and revision {revision} is not approved"))
+}

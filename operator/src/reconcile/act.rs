@@ -1,0 +1,218 @@
+//! Carrying out the one step of a pass.
+//!
+//! Each step names exactly the object that was looked at, by uid, so that acting on old knowledge fails instead of hitting something
+//! else. What a broker answers becomes part of what the status says; it never ends the pass.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Error, Pass, doing, observe, push_hold};
+use crate::api::{
+    BootstrapStatus, ChronikClusterStatus, Gate, Operation, OperationStatus, OperationStep, RebalanceStatus,
+};
+use crate::build::names;
+use crate::observed::NodeId;
+use crate::plan::{Doing, Hold, Plan, Step, View, Wanted};
+use crate::ports::{
+    BrokerAddress, BrokerError, Brokers, ClaimPatch, Kind, Kube, KubeError, ObjectRef, Propagation, RebalanceLimits,
+};
+use crate::quantity;
+
+/// Most retired disks that are remembered; their claims remember, too.
+const MAX_RETIRED: usize = 512;
+
+/// Whether the change is at another place than the status says, so that the status has to be written first.
+pub(super) fn is_new(plan: &Plan, last: Option<&OperationStatus>) -> bool {
+    let at = plan.doing.as_ref().map(|d| (d.kind, d.step, d.node.map(|n| n.0)));
+    plan.step != Step::None && at != last.map(|op| (op.kind, op.step, op.node_id))
+}
+
+/// Whether the act relies on something that the status does not say yet.
+pub(super) fn relies_on(written: &ChronikClusterStatus, ahead: &ChronikClusterStatus) -> bool {
+    written.rebalance.is_none() && ahead.rebalance.is_some()
+}
+
+/// Whether users are told: not about the same thing in every pass.
+pub(super) fn is_worth_telling(step: &Step, doing: &Doing, last: Option<&OperationStatus>) -> bool {
+    match step {
+        Step::None | Step::TagClaim { .. } => false,
+        Step::Rebalance | Step::MoveLeaders(_) => {
+            last.map(|op| (op.kind, op.node_id)) != Some((doing.kind, doing.node.map(|n| n.0)))
+                || last.is_some_and(|op| !matches!(op.step, OperationStep::MoveReplicas | OperationStep::MoveLeaders))
+        }
+        _ => true,
+    }
+}
+
+/// The reason of the event.
+pub(super) const fn reason(step: &Step) -> &'static str {
+    match step {
+        Step::None => "Nothing",
+        Step::Resize { .. } => "Resizing",
+        Step::RecreateSet { .. } => "RecreatingStatefulSet",
+        Step::GrowClaim { .. } => "GrowingVolume",
+        Step::TagClaim { .. } => "MarkingVolume",
+        Step::CompleteBootstrap => "Founded",
+        Step::Restart { .. } => "RestartingBroker",
+        Step::Cordon(_) => "CordoningBroker",
+        Step::Uncordon(_) => "UncordoningBroker",
+        Step::Rebalance => "MovingReplicas",
+        Step::MoveLeaders(_) => "MovingLeaders",
+        Step::Quorum(_) => "ChangingQuorum",
+        Step::Retire { .. } => "RetiringVolume",
+        Step::Unregister(_) => "ForgettingBroker",
+    }
+}
+
+impl<K: Kube, B: Brokers> Pass<'_, K, B> {
+    /// Asks one claim to grow.
+    pub(super) async fn grow(&mut self, step: &Step) -> Result<(), KubeError> {
+        let Step::GrowClaim { node, uid, size } = step else { return Ok(()) };
+        let patch = ClaimPatch { size: Some(size.clone()), annotations: Vec::new() };
+        self.kube.patch_claim(self.key, &node.claim(&self.key.name), uid, &patch).await?;
+        self.writes += 1;
+        Ok(())
+    }
+
+    /// Does the step. Answers what was done, for the log.
+    pub(super) async fn act(
+        &mut self,
+        plan: &mut Plan,
+        wanted: &Wanted,
+        view: &View,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let step = plan.step.clone();
+        match &step {
+            Step::None => return Ok(None),
+            // Done before anything else was decided.
+            Step::GrowClaim { .. } => {}
+            Step::Resize { to, .. } => {
+                if let Some(hold) = self.resize(wanted, view, *to).await? {
+                    push_hold(plan, hold);
+                    return Ok(None);
+                }
+            }
+            Step::RecreateSet { uid } => {
+                let set = ObjectRef { kind: Kind::StatefulSet, name: self.key.name.clone() };
+                self.kube
+                    .delete(self.key, &set, uid, Propagation::Orphan)
+                    .await
+                    .map_err(doing("deleting the StatefulSet around its pods"))?;
+                self.writes += 1;
+            }
+            Step::TagClaim { node, uid } => {
+                let id = self.status.cluster_id.clone().unwrap_or_default();
+                self.annotate(*node, uid, names::CLUSTER_ID, id).await?;
+            }
+            Step::CompleteBootstrap => {
+                let voters = self.status.bootstrap.as_ref().map(|b| b.voters.clone()).unwrap_or_default();
+                self.status.bootstrap = Some(BootstrapStatus { voters, completed_at: Some(Time(now)) });
+            }
+            Step::Restart { node, uid } => {
+                let pod = node.pod(&self.key.name);
+                self.kube.delete_pod(self.key, &pod, uid).await.map_err(doing(format!("restarting {pod}")))?;
+                self.writes += 1;
+            }
+            Step::Retire { node, directory, claim } => {
+                if let Some(uid) = claim {
+                    let marked = view.claims.get(node).map(|c| c.retired.clone()).unwrap_or_default();
+                    let mut all: Vec<String> = marked.into_iter().filter(|id| id != directory).collect();
+                    all.push(directory.clone());
+                    self.annotate(*node, uid, names::RETIRED, all.join(",")).await?;
+                }
+                self.status.retired.push(directory.clone());
+                let surplus = self.status.retired.len().saturating_sub(MAX_RETIRED);
+                self.status.retired.drain(..surplus);
+            }
+            Step::Cordon(_)
+            | Step::Uncordon(_)
+            | Step::Rebalance
+            | Step::MoveLeaders(_)
+            | Step::Quorum(_)
+            | Step::Unregister(_) => {
+                let Some(at) = self.leader_address(view) else { return Ok(None) };
+                self.broker_calls += 1;
+                if let Err(error) = self.ask(&at, &step, plan).await {
+                    let gate = match error {
+                        BrokerError::Unreachable(_) => Gate::BrokerStateUnknown,
+                        BrokerError::Refused(_) | BrokerError::Retry(_) => Gate::BrokerRefused,
+                    };
+                    push_hold(plan, Hold { gate, message: error.to_string() });
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(format!("{}: {}", reason(&step), plan.why)))
+    }
+
+    async fn annotate(&mut self, node: NodeId, uid: &str, name: &str, value: String) -> Result<(), Error> {
+        let claim = node.claim(&self.key.name);
+        let patch = ClaimPatch { size: None, annotations: vec![(name.to_owned(), value)] };
+        match self.kube.patch_claim(self.key, &claim, uid, &patch).await {
+            Ok(()) => {
+                self.writes += 1;
+                Ok(())
+            }
+            // A disk that is gone needs no mark.
+            Err(KubeError::NotFound(_)) => Ok(()),
+            Err(error) => Err(doing(format!("marking {claim}"))(error)),
+        }
+    }
+
+    fn leader_address(&self, view: &View) -> Option<BrokerAddress> {
+        let (leader, _) = view.leader()?;
+        let name = leader.pod(&self.key.name);
+        let pod = self.observed.children.pods.iter().find(|p| p.metadata.name.as_ref() == Some(&name))?;
+        observe::address(self.key, leader, pod, &self.token)
+    }
+
+    fn limits(&self) -> RebalanceLimits {
+        let spec = &self.observed.cluster.spec.rebalance;
+        RebalanceLimits {
+            max_in_flight: spec.max_in_flight,
+            throttle_bytes_per_second: spec
+                .throttle
+                .as_ref()
+                .and_then(quantity::whole)
+                .unwrap_or(self.settings.rebalance.throttle_bytes_per_second),
+        }
+    }
+
+    async fn ask(&mut self, at: &BrokerAddress, step: &Step, plan: &mut Plan) -> Result<(), BrokerError> {
+        match step {
+            Step::Cordon(node) => self.brokers.cordon(at, *node, true).await,
+            Step::Uncordon(node) => self.brokers.cordon(at, *node, false).await,
+            Step::Quorum(change) => self.brokers.change_quorum(at, *change).await,
+            Step::Unregister(node) => self.brokers.unregister(at, *node).await,
+            Step::Rebalance => {
+                let facts = self.brokers.rebalance(at, self.limits()).await?;
+                let done = facts.in_flight == 0 && facts.remaining == 0 && facts.blocked.is_empty();
+                let draining = plan.doing.as_ref().is_some_and(|d| d.kind == Operation::ScaleDown);
+                if !facts.blocked.is_empty() {
+                    push_hold(plan, Hold { gate: Gate::ReplicasNotMoved, message: facts.blocked.clone() });
+                }
+                // While a broker is being emptied, balanced only means that nothing can be begun now.
+                self.status.rebalance = (!done || draining).then(|| RebalanceStatus {
+                    in_flight: facts.in_flight,
+                    remaining: facts.remaining,
+                    bytes_remaining: i64::try_from(facts.bytes_remaining).unwrap_or(i64::MAX),
+                    blocked: Some(facts.blocked).filter(|text| !text.is_empty()),
+                });
+                Ok(())
+            }
+            Step::MoveLeaders(node) => {
+                let moved = self.brokers.move_leaders(at, *node).await?;
+                if moved.left > 0 && moved.moved > 0 {
+                    let message = format!("broker {node} still leads {} partitions", moved.left);
+                    push_hold(plan, Hold { gate: Gate::LeadersNotMoved, message });
+                } else if let Some(doing) = plan.doing.as_mut().filter(|d| d.kind == Operation::RollingRestart) {
+                    // Nothing more can be moved: the restart is next.
+                    doing.step = OperationStep::RestartPod;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Applying children, and deleting those that are not wanted any more.
+//!
+//! An object is written when it is missing, when what is wanted changed, or when a field that the operator sets is different in the
+//! live object; never otherwise. An object that belongs to somebody else is left alone.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Error, Pass, doing, observe};
+use crate::api::Gate;
+use crate::build::{self, names};
+use crate::hash;
+use crate::plan::{Hold, Plan, Step, View, Wanted};
+use crate::ports::{Brokers, Kube, KubeError, Object, ObjectRef, Propagation};
+
+impl<K: Kube, B: Brokers> Pass<'_, K, B> {
+    pub(super) fn build_input<'b>(
+        &'b self,
+        brokers: i32,
+        image: &'b str,
+        advertised: &'b std::collections::BTreeMap<crate::observed::NodeId, Vec<build::Advertised>>,
+    ) -> build::Input<'b> {
+        build::Input {
+            name: &self.key.name,
+            namespace: &self.key.namespace,
+            uid: &self.uid,
+            spec: &self.observed.cluster.spec,
+            status: &self.status,
+            brokers,
+            image,
+            token: &self.token,
+            advertised,
+        }
+    }
+
+    /// Applies what never hurts, the StatefulSet at the size that it has, and deletes orphans. A hold says that a name is taken.
+    pub(super) async fn apply_children(
+        &mut self,
+        wanted: &Wanted,
+        view: &View,
+        plan: &Plan,
+    ) -> Result<Option<Hold>, Error> {
+        let advertised = observe::advertised(self.key, &self.observed);
+        let image = self.image();
+        let input = self.build_input(crate::plan::brokers(wanted, view), &image, &advertised);
+        let mut objects = build::children(&input);
+        let set = self.sized(&input, view, view.size());
+        // One that is being made anew, or deleted for it, is the step's own business.
+        if view.set.as_ref().is_some_and(|set| !set.terminating)
+            && !matches!(plan.step, Step::RecreateSet { .. } | Step::Resize { .. })
+        {
+            objects.push(set);
+        }
+        let mut kept: BTreeSet<ObjectRef> = objects.iter().map(Object::reference).collect();
+        kept.insert(ObjectRef { kind: crate::ports::Kind::StatefulSet, name: self.key.name.clone() });
+        let mut hold = None;
+        let mut failure = None;
+        for object in objects {
+            match self.apply(object, false).await {
+                Ok(None) => {}
+                Ok(Some(taken)) => hold = hold.or(Some(taken)),
+                // One that is refused must not keep the others from being applied.
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if failure.is_none() && hold.is_none() {
+            failure = self.delete_orphans(&kept).await.err();
+        }
+        failure.map_or(Ok(hold), Err)
+    }
+
+    /// The StatefulSet with so many pods.
+    fn sized(&self, input: &build::Input<'_>, view: &View, replicas: i32) -> Object {
+        let live = self.observed.children.objects.iter().find_map(|object| match object {
+            Object::StatefulSet(set) if object.reference().name == self.key.name => Some(set),
+            _ => None,
+        });
+        let template = live
+            .filter(|_| view.set.as_ref().is_some_and(|set| set.claim_size.is_some()))
+            .and_then(|set| set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?.spec.as_ref())
+            .and_then(|claim| claim.resources.as_ref()?.requests.as_ref()?.get("storage"));
+        let size: Quantity = template.cloned().unwrap_or_else(|| self.observed.cluster.spec.storage.size.clone());
+        Object::StatefulSet(Box::new(build::stateful_set(input, replicas, &size)))
+    }
+
+    /// Gives the StatefulSet another size, if it is still the one that was looked at.
+    pub(super) async fn resize(&mut self, wanted: &Wanted, view: &View, to: i32) -> Result<Option<Hold>, Error> {
+        let advertised = observe::advertised(self.key, &self.observed);
+        let image = self.image();
+        let input = self.build_input(crate::plan::brokers(wanted, view), &image, &advertised);
+        let object = self.sized(&input, view, to);
+        self.apply(object, true).await
+    }
+
+    /// Applies one object if that changes anything. `exact` = only if nothing of it changed since it was read.
+    async fn apply(&mut self, mut object: Object, exact: bool) -> Result<Option<Hold>, Error> {
+        let reference = object.reference();
+        let wanted = to_value(&object);
+        let digest = hash::digest(&wanted);
+        let live = self.observed.children.objects.iter().find(|live| live.reference() == reference);
+        let meta = match live {
+            Some(live) => {
+                let meta = live.meta().clone();
+                let applied = meta.annotations.as_ref().and_then(|a| a.get(names::APPLIED));
+                if applied == Some(&digest) && hash::holds_in(&wanted, &to_value(live)) {
+                    return Ok(None);
+                }
+                Some(meta)
+            }
+            None => {
+                let meta =
+                    self.kube.meta(self.key, &reference).await.map_err(doing(format!("looking for {reference}")))?;
+                // Just made, and what was read is older.
+                if exact && meta.is_some() {
+                    let error = KubeError::Conflict(format!("{reference} exists already"));
+                    return Err(doing(format!("creating {reference}"))(error));
+                }
+                meta
+            }
+        };
+        if let Some(meta) = &meta {
+            if !self.is_ours(meta) {
+                let message = format!("{reference} exists and belongs to somebody else");
+                return Ok(Some(Hold { gate: Gate::NameTaken, message }));
+            }
+            if meta.deletion_timestamp.is_some() {
+                let error = KubeError::Conflict(format!("{reference} is being deleted"));
+                return Err(doing(format!("applying {reference}"))(error));
+            }
+        }
+        let target = object.meta_mut();
+        target.annotations.get_or_insert_default().insert(names::APPLIED.to_owned(), digest);
+        target.uid = meta.as_ref().and_then(|m| m.uid.clone());
+        if exact {
+            target.resource_version = meta.and_then(|m| m.resource_version);
+        }
+        self.kube.apply(self.key, &object).await.map_err(doing(format!("applying {reference}")))?;
+        self.writes += 1;
+        Ok(None)
+    }
+
+    /// Owned by this cluster, or by nobody while it has the cluster's label.
+    fn is_ours(&self, meta: &ObjectMeta) -> bool {
+        let owners = meta.owner_references.as_deref().unwrap_or_default();
+        match owners.iter().find(|owner| owner.controller == Some(true)) {
+            Some(owner) => owner.uid == self.uid,
+            None => meta.labels.as_ref().and_then(|l| l.get(names::CLUSTER_LABEL)) == Some(&self.key.name),
+        }
+    }
+
+    /// Deletes what has this cluster's label, is owned by it, and is not wanted.
+    async fn delete_orphans(&mut self, kept: &BTreeSet<ObjectRef>) -> Result<(), Error> {
+        let owned = |meta: &ObjectMeta| {
+            meta.owner_references.iter().flatten().any(|o| o.controller == Some(true) && o.uid == self.uid)
+        };
+        let orphans: Vec<(ObjectRef, String)> = self
+            .observed
+            .children
+            .objects
+            .iter()
+            .filter(|object| object.meta().deletion_timestamp.is_none() && owned(object.meta()))
+            .map(|object| (object.reference(), object.meta().uid.clone().unwrap_or_default()))
+            .filter(|(reference, _)| !kept.contains(reference))
+            .collect();
+        for (reference, uid) in orphans {
+            match self.kube.delete(self.key, &reference, &uid, Propagation::Background).await {
+                Ok(()) => self.writes += 1,
+                Err(KubeError::NotFound(_)) => {}
+                Err(error) => return Err(doing(format!("deleting {reference}"))(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_value(object: &Object) -> Value {
+    fn json(object: &impl Serialize) -> Value {
+        // Objects of Kubernetes are always JSON.
+        serde_json::to_value(object).unwrap_or_default()
+    }
+    match object {
+        Object::ServiceAccount(o) => json(o),
+        Object::Secret(o) => json(o),
+        Object::ConfigMap(o) => json(o),
+        Object::Service(o) => json(o),
+        Object::StatefulSet(o) => json(o),
+        Object::PodDisruptionBudget(o) => json(o),
+        Object::NetworkPolicy(o) => json(o),
+    }
+}
