@@ -1,0 +1,358 @@
+//! How an operator reaches the world: the ports, with an await before and after whatever happens.
+//!
+//! Between the two nothing but the scheduler runs, so a pass that is dropped at an await dies before the write, or after it and before
+//! its answer. Faults are drawn here, and every act is shown to the judge before it happens.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use chronik_operator::api::{ChronikCluster, ChronikClusterStatus};
+use chronik_operator::observed::{BrokerFacts, NodeId};
+use chronik_operator::ports::{
+    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kube, KubeError, LeadersMoved, Object,
+    ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::kubernetes::{NAME, Versions};
+use crate::world::World;
+
+/// The world, for everybody who is in it.
+pub type Shared = Arc<Mutex<World>>;
+
+/// Locks the world.
+pub fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One operator's connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    world: Shared,
+    operator: usize,
+}
+
+/// What happens to a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    Before,
+    After,
+}
+
+struct Pause(bool);
+
+impl Future for Pause {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.0 {
+            return Poll::Ready(());
+        }
+        self.0 = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn unavailable<T>() -> Result<T, KubeError> {
+    Err(KubeError::Unavailable("timed out".into()))
+}
+
+impl Client {
+    /// Of this operator.
+    #[must_use]
+    pub const fn new(world: Shared, operator: usize) -> Self {
+        Self { world, operator }
+    }
+
+    fn fault(world: &mut World, write: bool) -> Fault {
+        if !world.hostile {
+            return Fault::None;
+        }
+        let (errors, lost) = (world.plan.errors, world.plan.lost_answers);
+        if errors > 0 && world.rng.chance(errors) {
+            return Fault::Before;
+        }
+        if write && lost > 0 && world.rng.chance(lost) {
+            return Fault::After;
+        }
+        Fault::None
+    }
+
+    async fn kube<T>(&self, write: bool, act: impl FnOnce(&mut World) -> Result<T, KubeError>) -> Result<T, KubeError> {
+        Pause(false).await;
+        let answer = {
+            let world = &mut *lock(&self.world);
+            match Self::fault(world, write) {
+                Fault::Before => {
+                    if write {
+                        world.tell("kube", format_args!("a call of operator {} fails", self.operator));
+                    }
+                    unavailable()
+                }
+                fault => {
+                    let answer = act(world);
+                    world.retell();
+                    if fault == Fault::After {
+                        world.tell("kube", format_args!("operator {} does not learn what became of its call", self.operator));
+                        unavailable()
+                    } else {
+                        answer
+                    }
+                }
+            }
+        };
+        Pause(false).await;
+        answer
+    }
+
+    async fn broker<T>(
+        &self,
+        at: &BrokerAddress,
+        act: impl FnOnce(&mut World, i32) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        Pause(false).await;
+        let answer = {
+            let world = &mut *lock(&self.world);
+            let id = at.node.0;
+            let token = world.kube.token();
+            let process = world.brokers.processes.get(&id);
+            let known = process.is_some_and(|p| p.token == at.token.0) || token.as_ref() == Some(&at.token.0);
+            let lost = || Err(BrokerError::Unreachable("no answer".into()));
+            match Self::fault(world, true) {
+                _ if !known => Err(BrokerError::Refused("the secret is wrong".into())),
+                Fault::Before => lost(),
+                fault => {
+                    let answer = act(world, id);
+                    world.retell();
+                    if fault == Fault::After { lost() } else { answer }
+                }
+            }
+        };
+        Pause(false).await;
+        answer
+    }
+
+    /// What the operator's cache shows: never older than it showed before.
+    fn cached<T>(&self, world: &mut World, what: &'static str, of: impl Fn(&World) -> &Versions<T>) -> Option<Arc<T>> {
+        let stale = if world.hostile { world.plan.stale_ms } else { 0 };
+        let lag = if stale > 0 && world.rng.chance(400) { world.rng.below(stale + 1) } else { 0 };
+        let floor = world.shown.get(&(self.operator, what)).copied().unwrap_or(0);
+        let until = world.now.saturating_sub(lag).max(floor);
+        let (at, list) = of(world).at(until)?;
+        world.shown.insert((self.operator, what), at.max(floor));
+        Some(list)
+    }
+
+    fn labelled(meta: &ObjectMeta) -> bool {
+        meta.labels.as_ref().is_some_and(|labels| labels.get("chronik.io/cluster").is_some_and(|name| name == NAME))
+    }
+}
+
+impl Kube for Client {
+    async fn cluster(&self, key: &Key) -> Result<Option<ChronikCluster>, KubeError> {
+        debug_assert_eq!(key.name, NAME);
+        self.kube(false, |world| {
+            let shown = self.cached(world, "cluster", |world| &world.kube.lists.cluster);
+            let cluster = shown.and_then(|cluster| cluster.as_ref().clone());
+            world.passes.entry(self.operator).or_default().cluster.clone_from(&cluster);
+            Ok(cluster)
+        })
+        .await
+    }
+
+    async fn children(&self, _key: &Key) -> Result<Children, KubeError> {
+        self.kube(false, |world| {
+            let objects = self.cached(world, "objects", |world| &world.kube.lists.objects);
+            let pods = self.cached(world, "pods", |world| &world.kube.lists.pods);
+            let claims = self.cached(world, "claims", |world| &world.kube.lists.claims);
+            let objects: Vec<Object> =
+                objects.iter().flat_map(|list| list.iter()).filter(|o| Self::labelled(o.meta())).cloned().collect();
+            let replicas = objects.iter().find_map(|object| match object {
+                Object::StatefulSet(set) => set.spec.as_ref().and_then(|spec| spec.replicas),
+                _ => None,
+            });
+            world.passes.entry(self.operator).or_default().set_replicas = replicas;
+            let pods = pods.iter().flat_map(|list| list.iter()).filter(|p| Self::labelled(&p.metadata)).cloned();
+            let claims = claims.iter().flat_map(|list| list.iter()).filter(|c| Self::labelled(&c.metadata)).cloned();
+            Ok(Children { objects, pods: pods.collect(), claims: claims.collect() })
+        })
+        .await
+    }
+
+    async fn meta(&self, _key: &Key, object: &ObjectRef) -> Result<Option<ObjectMeta>, KubeError> {
+        self.kube(false, |world| Ok(world.kube.objects.get(object).map(|stored| stored.object.meta().clone()))).await
+    }
+
+    async fn expansion(&self, _class: Option<&str>) -> Result<Expansion, KubeError> {
+        self.kube(false, |world| {
+            Ok(match (world.plan.may_read_classes, world.kube.expandable) {
+                (false, _) => Expansion::Unknown,
+                (true, true) => Expansion::Allowed,
+                (true, false) => Expansion::Refused,
+            })
+        })
+        .await
+    }
+
+    async fn apply(&self, _key: &Key, object: &Object) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            world.judge_apply(self.operator, object);
+            let result = world.kube.apply(crate::kubernetes::Cluster::operator(), object);
+            let reference = object.reference();
+            world.tell("operator", format_args!("{} applies {reference}{}: {result:?}", self.operator, replicas(object)));
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn delete(&self, _: &Key, object: &ObjectRef, uid: &str, propagation: Propagation) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            world.judge_delete(self.operator, object, propagation);
+            let result = world.kube.delete(object, uid, propagation);
+            world.tell("operator", format_args!("{} deletes {object} ({propagation:?}): {result:?}", self.operator));
+            result
+        })
+        .await
+    }
+
+    async fn delete_pod(&self, _key: &Key, name: &str, uid: &str) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            let there = world.kube.pods.get(name).is_some_and(|state| {
+                state.pod.metadata.uid.as_deref() == Some(uid) && state.pod.metadata.deletion_timestamp.is_none()
+            });
+            if there {
+                world.judge_delete_pod(self.operator, name);
+            }
+            let result = world.kube.delete_pod(name, uid);
+            world.tell("operator", format_args!("{} deletes pod {name}: {result:?}", self.operator));
+            result
+        })
+        .await
+    }
+
+    async fn patch_claim(&self, _key: &Key, name: &str, uid: &str, patch: &ClaimPatch) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            world.judge_write(self.operator, "patches a claim");
+            let result = world.kube.patch_claim(name, uid, patch);
+            world.tell("operator", format_args!("{} patches {name} with {patch:?}: {result:?}", self.operator));
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn apply_status(
+        &self,
+        _key: &Key,
+        uid: &str,
+        resource_version: &str,
+        status: &ChronikClusterStatus,
+    ) -> Result<String, KubeError> {
+        self.kube(true, |world| {
+            world.judge_status(self.operator, status);
+            let result = world.kube.set_status(uid, resource_version, status);
+            if !matches!(result, Ok((_, false))) {
+                let operation = status.operation.as_ref().map(|o| {
+                    let gates: Vec<String> = o.blocked_by.iter().map(|b| format!("{}: {}", b.gate, b.message)).collect();
+                    format!("{:?}/{:?} {:?} {gates:?}", o.kind, o.step, o.node_id)
+                });
+                let (phase, done) = (status.phase, result.as_ref().map(drop));
+                world.tell(
+                    "operator",
+                    format_args!("{} says {phase:?} {}: {done:?}", self.operator, operation.unwrap_or_default()),
+                );
+            }
+            result.map(|(version, _)| version)
+        })
+        .await
+    }
+
+    async fn publish(&self, _cluster: &ChronikCluster, event: &Event) {
+        let _nobody_learns = self
+            .kube(true, |world| {
+                world.passes.entry(self.operator).or_default().writes += 1;
+                world.tell("operator", format_args!("{} event {}: {}", self.operator, event.reason, event.note));
+                Ok(())
+            })
+            .await;
+    }
+}
+
+fn replicas(object: &Object) -> String {
+    match object {
+        Object::StatefulSet(set) => {
+            format!(" replicas {}", set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default())
+        }
+        _ => String::new(),
+    }
+}
+
+impl Brokers for Client {
+    async fn describe(&self, at: &BrokerAddress) -> Result<BrokerFacts, BrokerError> {
+        self.broker(at, |world, id| {
+            let facts = world.brokers.describe(world.now, id, &mut world.rng);
+            facts.ok_or_else(|| BrokerError::Unreachable("no answer".into()))
+        })
+        .await
+    }
+
+    async fn cordon(&self, at: &BrokerAddress, node: NodeId, cordoned: bool) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_cordon(self.operator, node.0, cordoned);
+            let result = world.brokers.cordon(world.now, id, node.0, cordoned);
+            world.tell("operator", format_args!("{} cordon {node} {cordoned}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn rebalance(&self, at: &BrokerAddress, limits: RebalanceLimits) -> Result<RebalanceFacts, BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_paused(self.operator, "rebalances");
+            let result = world.brokers.rebalance(world.now, id, limits);
+            world.count_call(self.operator, matches!(result, Ok((_, true))));
+            if !matches!(result, Ok((_, false))) {
+                world.tell("operator", format_args!("{} rebalances: {result:?}", self.operator));
+            }
+            result.map(|(facts, _)| facts)
+        })
+        .await
+    }
+
+    async fn move_leaders(&self, at: &BrokerAddress, node: NodeId) -> Result<LeadersMoved, BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_paused(self.operator, "moves leaders");
+            let result = world.brokers.move_leaders(world.now, id, node.0);
+            world.tell("operator", format_args!("{} moves leaders off {node}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result
+        })
+        .await
+    }
+
+    async fn change_quorum(&self, at: &BrokerAddress, change: QuorumChange) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_quorum(self.operator, change);
+            let result = world.brokers.change_quorum(world.now, id, change, &mut world.rng);
+            world.tell("operator", format_args!("{} {change:?}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn unregister(&self, at: &BrokerAddress, node: NodeId) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_unregister(self.operator, node.0);
+            let result = world.brokers.unregister(world.now, id, node.0);
+            world.tell("operator", format_args!("{} unregisters {node}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result.map(drop)
+        })
+        .await
+    }
+}

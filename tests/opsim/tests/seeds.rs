@@ -1,0 +1,39 @@
+//! A couple of hundred worlds, always the same ones; fresh ones are for `tests/tools/opsim.sh`.
+
+use chronik_opsim::runner::run;
+
+#[test]
+fn two_hundred_worlds_end_well() {
+    for seed in 1..=200 {
+        let report = run(seed, false);
+        assert!(
+            report.failure.is_none(),
+            "{}\nseed {seed}: {}\nreplay: cargo run -p chronik-opsim --profile sim -- replay {seed} --trace",
+            report.story,
+            report.failure.unwrap_or_default()
+        );
+    }
+}
+
+#[test]
+fn one_seed_tells_the_same_story_twice() {
+    for seed in [3, 17, 40] {
+        let (first, second) = (run(seed, true), run(seed, true));
+        assert_eq!(first.story, second.story);
+        assert_eq!(first.hash, second.hash);
+        assert!(first.events > 20, "a story is told");
+    }
+    assert_ne!(run(3, false).hash, run(17, false).hash);
+}
+
+#[test]
+fn operators_are_killed_and_pass_again_all_the_same() {
+    let (mut kills, mut passes) = (0, 0);
+    for seed in 300..330 {
+        let report = run(seed, false);
+        kills += report.kills;
+        passes += report.passes;
+    }
+    assert!(kills > 30, "{kills} kills");
+    assert!(passes > 3_000, "{passes} passes");
+}
