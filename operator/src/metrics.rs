@@ -112,7 +112,8 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("chronik_operator");
+        let mut root = Registry::default();
+        let registry = root.sub_registry_with_prefix("chronik_operator");
         let durations = Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         let (passes, errors, writes) = (Family::default(), Family::default(), Family::default());
         let (pass_writes, steady, blocked_since) = (Family::default(), Family::default(), Family::default());
@@ -139,9 +140,10 @@ impl Metrics {
         );
         registry.register("leader", "Whether this replica is the one that works", leader.clone());
         registry.register("clusters", "ChronikClusters that this replica looks after", clusters.clone());
-        registry.register_collector(Box::new(Process));
+        // Under the names that every process has for them.
+        root.register_collector(Box::new(Process));
         Self {
-            registry,
+            registry: root,
             durations,
             passes,
             errors,
@@ -331,8 +333,8 @@ mod tests {
     #[test]
     fn the_process_shows_its_memory_and_cpu_time() {
         let text = Metrics::new().text().unwrap();
-        assert!(text.contains("process_resident_memory_bytes "), "{text}");
-        assert!(text.contains("process_cpu_seconds_total "), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(text.contains("\nprocess_cpu_seconds_total "), "{text}");
         assert_eq!(resident_bytes("VmPeak:\t9 kB\nVmRSS:\t    2048 kB\n"), Some(2 * 1024 * 1024));
         assert_eq!(cpu_seconds("1 (a ) b) S 1 1 1 0 -1 4194304 100 0 0 0 150 50 0 0 20"), Some(2.0));
         assert_eq!(cpu_seconds("garbage"), None);
