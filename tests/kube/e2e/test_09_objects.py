@@ -1,0 +1,32 @@
+"""What the manual shows is accepted and works; what has to be refused is refused, with the words that a user needs."""
+
+import os
+import subprocess
+
+import pytest
+from support.ccl import Cluster
+from support.kube import TOP
+
+# examples/production.yaml wants nodes with labels that no test cluster has: it is only shown to the API server.
+RUNNING = {"minimal": ("events", 3), "single": ("scratch", 1), "durable": ("ledger", 3), "nodeport": ("edge", 3)}
+
+
+def test_09_examples_and_objects_are_accepted_or_refused_as_they_say(kube, operator):
+    del operator
+    path = f"{kube.programs}:{os.environ['PATH']}" if kube.programs else os.environ["PATH"]
+    environment = {**os.environ, "KUBECONFIG": kube.kubeconfig, "PATH": path}
+    done = subprocess.run([TOP / "tests/chart/objects.sh"], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("example", RUNNING)
+def test_09_an_example_becomes_a_cluster_that_serves(kube, operator, namespace, example):
+    del operator
+    name, brokers = RUNNING[example]
+    kube.kubectl("apply", "-n", namespace, "-f", TOP / "examples" / f"{example}.yaml")
+    cluster = Cluster(kube, namespace, name)
+    cluster.wait_settled(brokers, timeout=240)
+    image = cluster.pods()[0]["spec"]["containers"][0]["image"]
+    said = kube.kubectl("run", "probe", "-n", namespace, "--rm", "-i", "--quiet", "--restart=Never", f"--image={image}", "--",
+                        "probe", "--bootstrap", cluster.bootstrap(), timeout=180)
+    assert said.count("read back") == brokers, said
