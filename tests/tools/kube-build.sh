@@ -16,8 +16,8 @@ packages() {
     fi
     local code=0
     (need etcd=etcd-server containerd=containerd ctr=containerd runc=runc /usr/lib/cni/ptp=containernetworking-plugins ip=iproute2 \
-        iptables=iptables openssl=openssl unshare=util-linux nsenter=util-linux mount=mount losetup=mount mkfs.ext4=e2fsprogs \
-        resize2fs=e2fsprogs gcc=gcc python3=python3 conntrack=conntrack) || code=$?
+        iptables=iptables openssl=openssl unshare=util-linux nsenter=util-linux mount=mount losetup=mount mkfs.xfs=xfsprogs \
+        xfs_growfs=xfsprogs gcc=gcc python3=python3 conntrack=conntrack) || code=$?
     [ -z "$made" ] || rm -f "$policy"
     return "$code"
 }

@@ -5,13 +5,31 @@ what=${1:-}
 shift || true
 begin=$SECONDS
 
+# The franz-go client of the end-to-end tests, as an image for pods.
+client_image() {
+    local key out work
+    key=$(cat "$TOP"/tests/e2e/franz/* "$TOP/tests/kube/image.py" | sha256sum | cut -c1-16)
+    out=$CHRONIK_CACHE/kube-client-$key.tar
+    if [ ! -e "$out" ]; then
+        work=$(mktemp -d)
+        (cd "$TOP/tests/e2e/franz" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$work/chronik-client" .)
+        python3 "$TOP/tests/kube/image.py" local.test/chronik-client:dev "$work/image.tar" "$work/chronik-client"
+        mv "$work/image.tar" "$out"
+        rm -rf "$work"
+    fi
+    echo "$out"
+}
+
 # Paths of the images' archives; programs and images are built once and cached.
-images() { "$TOP/tests/tools/images.sh" | tail -2; }
+images() {
+    "$TOP/tests/tools/images.sh" ${KUBE_IMAGES:-broker operator}
+    client_image
+}
 
 case "$what" in
 up)
-    [ -n "${KUBECONFIG:-}" ] || mapfile -t archives < <(images)
-    exec "$TOP/tests/kube/up" "${1:-dev}" "${archives[@]}"
+    archives=$([ -n "${KUBECONFIG:-}" ] || images)
+    exec "$TOP/tests/kube/up" "${1:-dev}" $archives
     ;;
 down)
     exec "$TOP/tests/kube/down" "${1:-dev}"
@@ -21,8 +39,8 @@ test)
     if [ -z "${KUBECONFIG:-}" ]; then
         [ "$(id -u)" = 0 ] || die "the local Kubernetes needs root; or set KUBECONFIG"
         "$TOP/tests/tools/kube-build.sh" >/dev/null
-        mapfile -t archives < <(images)
-        export CHRONIK_IMAGES=$(IFS=:; echo "${archives[*]}")
+        archives=$(images)
+        export CHRONIK_IMAGES=${archives//$'\n'/:}
         echo "==> Kubernetes' programs and the images are there after $((SECONDS - begin)) s"
     fi
     cd "$TOP/tests/kube/e2e"

@@ -43,17 +43,17 @@ def kube():
 
 @pytest.fixture
 def namespace(kube, request):
-    """A namespace of the test's own; deleting it is part of what is tested."""
+    """A namespace of the test's own. Kubernetes takes a quarter of a minute to delete one; nobody waits for that."""
     name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
     kube.namespace(name)
     yield name
-    kube.delete_namespace(name)
+    kube.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="session")
 def operator(kube):
     """The operator as a user installs it: the definitions, then the chart."""
-    from support.operator import Operator
+    from support.release import Operator
 
     return Operator(kube).install()
 

@@ -34,7 +34,7 @@ def stateful_set(namespace, replicas=3):
         "containers": [container],
         "volumes": [{"name": "config", "configMap": {"name": "plain"}}],
     }
-    claim = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "128Mi"}}}}
+    claim = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "512Mi"}}}}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plain", "namespace": namespace},
          "data": {"broker.yaml": json.dumps(settings), "cluster.yaml": json.dumps(cluster)}},
@@ -81,9 +81,9 @@ def test_claims_are_real_disks_that_grow_while_they_are_used(kube, namespace):
         return claim["status"]["capacity"]["storage"], int(out)
 
     before = blocks()
-    assert before[0] == "128Mi"
-    kube.kubectl("patch", "pvc", "data-plain-0", "-n", namespace, "--type=merge", "-p", '{"spec":{"resources":{"requests":{"storage":"256Mi"}}}}')
-    after = wait.until(lambda: (now := blocks())[0] == "256Mi" and now, "the claim to have grown")
+    assert before[0] == "512Mi"
+    kube.kubectl("patch", "pvc", "data-plain-0", "-n", namespace, "--type=merge", "-p", '{"spec":{"resources":{"requests":{"storage":"1Gi"}}}}')
+    after = wait.until(lambda: (now := blocks())[0] == "1Gi" and now, "the claim to have grown")
     assert before[1] is None or after[1] > 1.8 * before[1]
 
 

@@ -161,6 +161,7 @@ def commands(run, binaries):
             f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt", f"--cluster-signing-cert-file={pki}/ca.crt",
             f"--cluster-signing-key-file={pki}/ca.key", "--leader-elect=false", "--bind-address=127.0.0.1", f"--cluster-cidr={ALL_PODS}",
             f"--service-cluster-ip-range={SERVICES}", "--node-monitor-grace-period=20s", "--node-monitor-period=2s",
+            f"--flex-volume-plugin-dir={run.dir}/plugins",
         ],
         "kube-scheduler": [b / "kube-scheduler", *kubeconfigs("scheduler"), "--leader-elect=false", "--bind-address=127.0.0.1"],
         "coredns": [b / "coredns", "-conf", conf / "Corefile"],

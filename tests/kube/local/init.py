@@ -114,7 +114,7 @@ class Init:
         wait(lambda: _nodes_ready(api), "two nodes to be Ready", 120, 0.1)
         say("two nodes Ready")
         wait(lambda: _exists(api, "/api/v1/namespaces/default/serviceaccounts/default"), "the default service account", 60)
-        wait(lambda: _exists(api, "/apis/storage.k8s.io/v1/storageclasses/local-ext4"), "the storage class", 60)
+        wait(lambda: _exists(api, "/apis/storage.k8s.io/v1/storageclasses/local-disk"), "the storage class", 60)
         say("default service account and storage class")
         (run.dir / "inner.json").write_text(json.dumps(self.pids))
         (run.dir / "ready").touch()

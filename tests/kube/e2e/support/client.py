@@ -28,7 +28,7 @@ def main():
             wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 120)
             create = {"partitions": settings["partitions"], "replication": settings["replication"], "config": settings["config"]}
             kafka.create_topic(bootstrap, topic, **create)
-        load = history.Workload(bootstrap, topic, rate=settings["rate"])
+        load = history.Workload(bootstrap, topic, rate=settings["rate"], **{"enable.idempotence": True})
         load.start()
         stop = threading.Event()
         threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
@@ -37,6 +37,7 @@ def main():
         acked = load.finish()
         records = kafka.read_all(bootstrap, topic, 180)
         history.check_nothing_lost(acked, records)
+        history.check_no_duplicates(records)
         history.check_order(records)
         write(acked=len(acked), failed=len(load.failed), failures=load.failed[:3] and [str(f[1]) for f in load.failed[:3]],
               read=len(records), gap=load.longest_gap, verdict="ok", error=None)

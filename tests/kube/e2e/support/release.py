@@ -13,12 +13,14 @@ OPERATOR_IMAGE = "local.test/chronik-operator:dev"
 class Operator:
     def __init__(self, kube, namespace="chronik-system", release="chronik"):
         self.kube, self.namespace, self.release = kube, namespace, release
-        self.selector = f"app.kubernetes.io/instance={release},app.kubernetes.io/component=operator"
+        self.selector = f"app.kubernetes.io/name=chronik-operator,app.kubernetes.io/instance={release}"
 
     def values(self, **extra):
         """`--set` arguments: images that are on the nodes already."""
-        repository, _, tag = OPERATOR_IMAGE.rpartition(":")
-        values = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "IfNotPresent", "broker.image": BROKER_IMAGE, **extra}
+        values = {"operator.replicas": 2}
+        for key, image in (("operator.image", OPERATOR_IMAGE), ("broker.image", BROKER_IMAGE)):
+            values[f"{key}.repository"], _, values[f"{key}.tag"] = image.rpartition(":")
+        values |= extra
         return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
     def install(self, crds=True, **extra):
@@ -29,7 +31,7 @@ class Operator:
         return self
 
     def deployment(self):
-        return self.kube.get("deployments", namespace=self.namespace, selector=f"app.kubernetes.io/instance={self.release}")[0]
+        return self.kube.get("deployments", namespace=self.namespace, selector=self.selector)[0]
 
     def pods(self):
         return [p for p in self.kube.pods(self.namespace, self.selector) if "deletionTimestamp" not in p["metadata"]]
@@ -52,6 +54,20 @@ class Operator:
                 # Between two lives there is no process to kill.
                 continue
 
+    def metric(self, name):
+        """The sum of a counter or gauge over its labels and the replicas."""
+        total = 0.0
+        for pod in self.pods():
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
+            for line in self.kube.kubectl("get", "--raw", path).splitlines():
+                if line.partition("{")[0].partition(" ")[0] == name:
+                    total += float(line.rpartition(" ")[2])
+        return total
+
+    def passes(self):
+        """Passes over clusters so far, of all replicas."""
+        return self.metric("chronik_operator_passes_total")
+
     @property
     def user(self):
         account = self.deployment()["spec"]["template"]["spec"]["serviceAccountName"]
@@ -59,3 +75,11 @@ class Operator:
 
     def uninstall(self):
         self.kube.helm("uninstall", self.release, "-n", self.namespace, "--wait")
+
+    def restart(self, now=False):
+        """New pods; with `now` the old ones are killed without notice. Also forgets the waiting times of crash loops."""
+        if now:
+            self.kube.kubectl("delete", "pods", "-n", self.namespace, "-l", self.selector, "--force", "--grace-period=0")
+        else:
+            self.kube.kubectl("rollout", "restart", f"deployment/{self.deployment()['metadata']['name']}", "-n", self.namespace)
+        self.wait_ready()

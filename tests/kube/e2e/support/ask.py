@@ -1,0 +1,43 @@
+"""Short questions to a Kafka cluster within the pods' network, answered by a real client in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def ask(kube, bootstrap, what, *arguments, timeout=120, outside=False):
+    """`describe TOPIC`, `create TOPIC PARTITIONS REPLICATION`, `brokers`, `produce TOPIC COUNT LABEL`, `read TOPIC`; the decoded answer."""
+    command = [sys.executable, str(Path(__file__).resolve()), bootstrap, what, *map(str, arguments)]
+    done = subprocess.run(command if outside else kube.inside(*command), capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"{what} {arguments} at {bootstrap}: {done.stderr[-2000:]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "e2e"))
+    from harness import kafka, wait
+
+    bootstrap, what, *arguments = sys.argv[1:]
+    if what == "brokers":
+        found = wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 90)
+        answer = {b.id: f"{b.host}:{b.port}" for b in found.values()}
+    elif what == "describe":
+        partitions = wait.until(lambda: kafka.describe(bootstrap, arguments[0]), f"metadata of {arguments[0]}", 90)
+        answer = {p.id: {"leader": p.leader, "replicas": sorted(p.replicas), "isr": sorted(p.isrs)} for p in partitions.values()}
+    elif what == "create":
+        wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 90)
+        kafka.create_topic(bootstrap, arguments[0], partitions=int(arguments[1]), replication=int(arguments[2]))
+        answer = "created"
+    elif what == "produce":
+        topic, count, label = arguments
+        answer = len(kafka.produce(bootstrap, topic, [f"{label}-{n}" for n in range(int(count))]))
+    elif what == "read":
+        answer = [value.decode() for _, value in sorted(kafka.read_all(bootstrap, arguments[0]).items())]
+    else:
+        sys.exit(f"unknown question {what}")
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Every change of a cluster's pods, in the order in which the API server tells them."""
+
+import json
+import subprocess
+import threading
+
+from .kube import is_ready
+
+
+class PodWatch:
+    """A context manager; afterwards `most_missing` and `deleted` tell what happened meanwhile."""
+
+    def __init__(self, kube, namespace, selector):
+        self.command = [kube._program("kubectl"), "--kubeconfig", kube.kubeconfig, "get", "pods", "-n", namespace, "-l", selector, "-w", "-o", "json",
+                        "--output-watch-events"]
+        self.ready, self.deleted, self.most_missing, self.whole = {}, [], 0, False
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.thread.join(10)
+
+    def _read(self):
+        decoder, buffer = json.JSONDecoder(), ""
+        for line in self.process.stdout:
+            buffer += line
+            # kubectl prints objects over many lines; only the last line of one can complete it.
+            if line.rstrip() != "}":
+                continue
+            while buffer.strip():
+                try:
+                    event, end = decoder.raw_decode(buffer.lstrip())
+                except ValueError:
+                    break
+                buffer = buffer.lstrip()[end:]
+                self._take(event["type"], event["object"])
+
+    def _take(self, kind, pod):
+        name = pod["metadata"]["name"]
+        if kind == "DELETED":
+            self.ready[name] = False
+            self.deleted.append(name)
+        else:
+            self.ready[name] = is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
+        # Only what was once whole can miss something: the first events list the pods one by one.
+        self.whole = self.whole or all(self.ready.values())
+        if self.whole:
+            self.most_missing = max(self.most_missing, sum(not r for r in self.ready.values()))

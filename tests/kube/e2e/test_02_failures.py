@@ -1,0 +1,65 @@
+"""Scenarios 2 and 7: pods, processes and nodes that go away by themselves. The operator has nothing to decide, and must not."""
+
+import pytest
+from harness import wait
+
+
+@pytest.fixture
+def three(cluster):
+    cluster.apply()
+    cluster.wait_settled(3)
+    return cluster
+
+
+def test_02_a_deleted_pod_comes_back_with_its_identity(kube, three, load):
+    before = {n["id"]: n["identity"] for n in three.status()["nodes"]}
+    with load(three) as producing:
+        kube.kubectl("delete", "pod", "x-1", "-n", three.namespace)
+        three.wait_settled(3)
+        producing.wait_acks()
+    assert {n["id"]: n["identity"] for n in three.status()["nodes"]} == before
+    assert sorted(three.status()["quorum"]["voters"]) == [1, 2, 3], "membership does not follow pods"
+
+
+def test_02_all_pods_deleted_at_once_come_back_with_every_record(kube, three, load):
+    before = three.status()["clusterId"]
+    with load(three) as producing:
+        kube.kubectl("delete", "pods", "-n", three.namespace, "-l", three.selector)
+        three.wait_settled(3)
+        producing.wait_acks(timeout=150)
+    assert three.status()["clusterId"] == before
+
+
+def test_02_a_killed_process_is_started_again(kube, three, load):
+    with load(three) as producing:
+        for ordinal in range(3):
+            name = f"x-{ordinal}"
+            restarts = kube.get("pod", name, three.namespace)["status"]["containerStatuses"][0]["restartCount"]
+            kube.kill_container(three.namespace, name)
+
+            def again(name=name, restarts=restarts):
+                return kube.get("pod", name, three.namespace)["status"]["containerStatuses"][0]["restartCount"] > restarts
+
+            wait.until(again, f"{name} to be started again")
+            three.wait_settled(3)
+            producing.wait_acks()
+
+
+def test_07_a_lost_node_costs_no_record_and_no_member(kube, three, load):
+    if kube.run is None:
+        pytest.skip("links of a cluster of yours are not cut")
+    on_two = [p["metadata"]["name"] for p in three.pods() if p["spec"]["nodeName"] == "node-2"]
+    assert len(on_two) in (1, 2), "brokers are spread over both nodes"
+    with load(three) as producing:
+        kube.link(up=False)
+        try:
+            three.wait(lambda s: s.get("readyReplicas") == 3 - len(on_two), "the lost brokers to be noticed", 120)
+            assert three.get()["spec"]["replicas"] == 3
+            voters = (three.status().get("quorum") or {}).get("voters", [])
+            assert sorted(voters) == [1, 2, 3], "nobody is removed because a node is away"
+            if len(on_two) == 1:
+                producing.wait_acks(timeout=150)
+        finally:
+            kube.link(up=True)
+        three.wait_settled(3, timeout=300)
+        producing.wait_acks(timeout=150)

@@ -1,0 +1,42 @@
+"""Scenario 12: an operator that may do nothing outside of one namespace manages clusters there like any other."""
+
+import json
+
+import pytest
+from support.ccl import Cluster
+from support.load import Load
+from support.release import Operator
+
+
+@pytest.fixture
+def confined(kube, operator):
+    """A second operator in a namespace of its own, without any ClusterRole; the first one is scaled away meanwhile."""
+    name = operator.deployment()["metadata"]["name"]
+    replicas = operator.deployment()["spec"]["replicas"]
+    kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, "--replicas=0")
+    namespace = kube.namespace("t-confined")
+    mine = Operator(kube, namespace, "confined")
+    mine.install(crds=False, **{"watch.namespaced": "true"})
+    yield mine
+    kube.delete_namespace(namespace)
+    kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, f"--replicas={replicas}")
+    operator.wait_ready()
+
+
+def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_path):
+    bindings = json.loads(kube.kubectl("get", "clusterrolebindings", "-o", "json"))["items"]
+    mine = [b["metadata"]["name"] for b in bindings if any(s.get("namespace") == confined.namespace for s in b.get("subjects") or [])]
+    assert not mine, f"no rights in the whole cluster: {mine}"
+    cluster = Cluster(kube, confined.namespace)
+    cluster.apply(storage={"size": "512Mi"})
+    cluster.wait_settled(3)
+    with Load(kube, tmp_path, cluster.bootstrap()) as producing:
+        cluster.patch(config={"log.retention.ms": "7200000"})
+        cluster.wait_settled(3, timeout=300)
+        cluster.scale(4)
+        cluster.wait_settled(4, voters=3, timeout=300)
+        cluster.scale(3)
+        cluster.wait_settled(3, timeout=300)
+        cluster.patch(storage={"size": "1Gi"})
+        cluster.wait(lambda s: (s.get("storage") or {}).get("actual") == "1Gi", "grown disks")
+        producing.wait_acks()
