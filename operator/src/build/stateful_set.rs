@@ -21,8 +21,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config::{CONFIG_DIR, CONTROL_DIR, DATA_DIR, broker_yaml};
 use super::{Input, names};
-use crate::api::StorageType;
+use crate::api::{RetentionPolicy, StorageType};
 use crate::hash::digest;
+use crate::mutant;
 
 /// Neither root nor anybody else.
 const USER: i64 = 65532;
@@ -47,6 +48,10 @@ pub fn stateful_set(input: &Input<'_>, replicas: i32, claim_size: &Quantity) -> 
         metadata.annotations.get_or_insert_default().insert(names::REVISION.to_owned(), revision);
     }
     let retention = &input.spec.storage.retention;
+    // A cluster that is stopped has scaled to nothing and keeps its data all the same.
+    let stopped = input.spec.stopped || replicas == 0;
+    let when_scaled = if stopped { RetentionPolicy::Retain } else { retention.when_scaled };
+    let when_scaled = if mutant!(DeleteClaims) { RetentionPolicy::Delete } else { when_scaled };
     StatefulSet {
         metadata: input.meta(input.name.to_owned()),
         spec: Some(StatefulSetSpec {
@@ -64,7 +69,7 @@ pub fn stateful_set(input: &Input<'_>, replicas: i32, claim_size: &Quantity) -> 
             volume_claim_templates: persistent(input).then(|| vec![claim(input, claim_size)]),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 when_deleted: Some(retention.when_deleted.as_str().to_owned()),
-                when_scaled: Some(retention.when_scaled.as_str().to_owned()),
+                when_scaled: Some(when_scaled.as_str().to_owned()),
             }),
             ..StatefulSetSpec::default()
         }),

@@ -4,6 +4,7 @@
 
 use super::{Doing, Flow, Step, View, Wanted, list};
 use crate::api::{Gate, Operation, OperationStep};
+use crate::mutant;
 use crate::observed::NodeId;
 use crate::ports::QuorumChange;
 
@@ -27,7 +28,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     }
     let fit = |node: &&NodeId| {
         let progress = cluster.progress.get(node);
-        view.pod_ready(**node) && progress.is_some_and(|p| p.caught_up && p.recently_active)
+        mutant!(PromoteLagging) || view.pod_ready(**node) && progress.is_some_and(|p| p.caught_up && p.recently_active)
     };
     match learners.iter().find(fit) {
         Some(node) => {
