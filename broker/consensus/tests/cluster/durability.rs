@@ -129,6 +129,20 @@ fn a_full_disk_does_not_stop_the_quorum_while_the_reserve_lasts_and_a_failed_ima
     assert!(cluster.status(1).snapshot_index.0 > 20, "tried again later");
 }
 
+#[test]
+fn a_disk_without_space_is_told_apart_from_a_broken_one() {
+    for (fault, full) in [(Fault::SpaceLeft(10), true), (Fault::Fail(Operation::Append, 1), false)] {
+        let mut cluster = Cluster::formed(1, 1);
+        cluster.nodes[&1].disk.inject(fault);
+        for _ in 0..3 {
+            let _stopped = cluster.propose(1);
+            cluster.pump();
+        }
+        let failure = cluster.replica(1).failure().expect("it stopped").clone();
+        assert_eq!(failure.full, full, "{failure}");
+    }
+}
+
 fn log_files(disk: &MemDisk) -> Vec<String> {
     let listed = disk.list("raft").expect("listed");
     listed.into_iter().map(|f| f.name).filter(|n| n.starts_with("log-")).collect()
