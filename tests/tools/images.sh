@@ -18,11 +18,16 @@ BUILDAH=(buildah --root "$CHRONIK_CACHE/buildah/root" --runroot "$CHRONIK_CACHE/
 export TMPDIR=$CHRONIK_CACHE/buildah/tmp BUILDAH_ISOLATION=chroot REGISTRY_AUTH_FILE=
 mkdir -p "$TMPDIR"
 
+# Where this machine gets its packages from.
+mirror() {
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' | head -1
+}
+
 base_image() {
     local name=local.test/chronik-build-base:$BASE_KEY root=$CHRONIK_CACHE/buildah/base container
     "${BUILDAH[@]}" inspect --type image "$name" >/dev/null 2>&1 && return 0
     rm -rf "$root"
-    debootstrap --variant=minbase --include="$BASE_PACKAGES" bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$TMPDIR/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include="$BASE_PACKAGES" bookworm "$root" "$(mirror)" >"$TMPDIR/debootstrap.log" 2>&1 ||
         { tail -5 "$TMPDIR/debootstrap.log"; return 1; }
     rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}
     container=$("${BUILDAH[@]}" from scratch)
