@@ -24,10 +24,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::ReplicaManager;
 use super::leader_link::{LeaderLink, LinkError};
 use super::partition::Partition;
 use super::status::FetcherStatus;
+use super::throttle::{Granted, Turn};
+use super::{ReplicaManager, mono_ms};
 
 /// Fetch with topic ids, replica state and the follower's high watermark.
 const FETCH_VERSION: i16 = 18;
@@ -159,6 +160,8 @@ struct Task {
     outstanding: VecDeque<Asked>,
     /// Partitions that pause after an error.
     paused: HashMap<Key, (Instant, Duration)>,
+    /// Partitions that are throttled, and when they may be asked for again.
+    throttled: HashMap<Key, Instant>,
 }
 
 impl Task {
@@ -177,6 +180,7 @@ impl Task {
             asked: HashMap::new(),
             outstanding: VecDeque::new(),
             paused: HashMap::new(),
+            throttled: HashMap::new(),
         }
     }
 
@@ -246,7 +250,9 @@ impl Task {
                     None => {}
                 }
             }
-            let next_pause = self.paused.values().map(|(until, _)| *until).min();
+            let now = Instant::now();
+            let pauses = self.paused.values().map(|(until, _)| *until).filter(|until| *until > now);
+            let next_pause = pauses.chain(self.throttled.values().copied()).min();
             tokio::select! {
                 frame = link.frame() => {
                     let response = link.decode::<FetchRequest>(FETCH_VERSION, frame?)?;
@@ -277,7 +283,9 @@ impl Task {
 
     fn unpause(&mut self) {
         let now = Instant::now();
-        let due: Vec<Key> = self.paused.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| *key).collect();
+        let mut due: Vec<Key> =
+            self.paused.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| *key).collect();
+        due.extend(self.throttled.extract_if(|_, until| *until <= now).map(|(key, _)| key));
         if !due.is_empty() {
             self.shared.work.lock().dirty.extend(due);
         }
@@ -308,8 +316,10 @@ impl Task {
 
     /// The next request: everything dirty, and what has to be forgotten. `None` when the session would be empty.
     fn request(&mut self, manager: &Weak<ReplicaManager>) -> Option<FetchRequest> {
-        let broker_epoch = manager.upgrade()?.meta.broker_epoch();
+        let manager = manager.upgrade()?;
+        let broker_epoch = manager.meta.broker_epoch();
         let now = Instant::now();
+        let (mut granted, mut throttled) = (Granted::default(), HashMap::new());
         let full = self.session.1 == 0;
         let dirty: Vec<(Key, Option<Arc<Partition>>)> = {
             let mut work = self.shared.work.lock();
@@ -333,7 +343,15 @@ impl Task {
             let request = partition.as_ref().and_then(|partition| partition.follower_request());
             let unsynced = request.is_none() && partition.as_ref().is_some_and(|partition| !partition.is_synced());
             let request = request.filter(|request| request.leader == self.shared.leader);
-            let pauses = self.paused.get(&key).is_some_and(|(until, _)| *until > now);
+            let mut most = self.partition_bytes;
+            if let (Some(_), Some(partition)) = (&request, &partition) {
+                match manager.throttles.follower_turn(partition, self.me, &mut granted, mono_ms()) {
+                    Turn::Free => {}
+                    Turn::Some(bytes) => most = most.min(i32::try_from(bytes).unwrap_or(i32::MAX)),
+                    Turn::Later(wait_ms) => drop(throttled.insert(key, now + Duration::from_millis(wait_ms))),
+                }
+            }
+            let pauses = self.paused.get(&key).is_some_and(|(until, _)| *until > now) || throttled.contains_key(&key);
             let Some((request, partition)) = request.zip(partition).filter(|_| !pauses) else {
                 if request.is_none() {
                     self.paused.remove(&key);
@@ -358,11 +376,12 @@ impl Task {
                 fetch_offset: request.fetch_offset.0,
                 last_fetched_epoch: request.last_fetched_epoch.0,
                 log_start_offset: request.log_start.0,
-                partition_max_bytes: self.partition_bytes,
+                partition_max_bytes: most,
                 high_watermark: partition.high_watermark().0,
                 ..FetchPartition::default()
             });
         }
+        self.throttled.extend(throttled);
         if self.asked.is_empty() {
             // A session without partitions does not exist: the next one replaces it.
             self.session.1 = 0;
@@ -462,6 +481,7 @@ impl Task {
                 log_start: Offset(data.log_start_offset),
             },
         };
+        manager.throttles.followed(partition, self.me, records.len() as u64);
         let mut out = Vec::new();
         let action = partition.on_fetched(&reply, &records, &mut out);
         manager.deliver(partition, out);

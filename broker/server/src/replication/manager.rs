@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use super::fetcher::Fetchers;
 use super::meta::MetaClient;
 use super::partition::Partition;
-use super::{Groups, ReplicationConfig, wall_ms};
+use super::throttle::Throttles;
+use super::{Groups, ReplicationConfig, mono_ms, wall_ms};
 
 /// How long a leader waits for the controller's word on an in-sync set before it counts it as unknown.
 const ALTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +51,7 @@ pub struct ReplicaManager {
     pub(super) maintaining: Mutex<()>,
     active: AtomicBool,
     pub(super) fetchers: Fetchers,
+    pub(super) throttles: Throttles,
     pub(super) committer: Option<Arc<Committer>>,
     pub(super) committer_work: Arc<(Mutex<bool>, Condvar)>,
     groups: OnceLock<Weak<Groups>>,
@@ -92,6 +94,7 @@ impl ReplicaManager {
             maintaining: Mutex::new(()),
             active: AtomicBool::new(false),
             fetchers: Fetchers::default(),
+            throttles: Throttles::default(),
             committer,
             committer_work: Arc::default(),
             groups: OnceLock::new(),
@@ -169,6 +172,7 @@ impl ReplicaManager {
                 .collect();
             (wanted, gone)
         };
+        self.apply_rates();
         for partition in gone {
             self.remove(&partition);
         }
@@ -216,7 +220,10 @@ impl ReplicaManager {
                 }
                 Change::Broker { .. } | Change::BrokerRemoved { .. } => brokers_changed = true,
                 Change::TopicConfig { name } => self.apply_topic_config(Some(name)),
-                Change::ClusterConfig | Change::BrokerConfig { .. } => self.apply_topic_config(None),
+                Change::ClusterConfig | Change::BrokerConfig { .. } => {
+                    self.apply_rates();
+                    self.apply_topic_config(None);
+                }
                 Change::TopicCreated { .. } => {}
             }
         }
@@ -287,9 +294,20 @@ impl ReplicaManager {
             },
             None => return,
         };
+        if let Some(topic) = self.meta.state().topic_by_id(topic_id) {
+            partition.listed.set(topic, tp.partition, me);
+        }
         let mut out = Vec::new();
         partition.apply(&state, |node| brokers.get(&node).copied(), &mut out);
         self.deliver(&partition, out);
+        if !state.replicas.contains(&me) {
+            self.remove(&partition);
+        }
+    }
+
+    fn apply_rates(&self) {
+        let rates = self.meta.state().replication_rates(self.meta.node());
+        self.throttles.set(rates, mono_ms());
     }
 
     fn settings(&self, state: &MetadataState, topic: &Topic) -> Settings {
@@ -364,7 +382,10 @@ impl ReplicaManager {
             }
             let settings = {
                 let state = self.meta.state();
-                state.topic_by_id(partition.topic_id).map(|topic| self.settings(&state, topic))
+                state.topic_by_id(partition.topic_id).map(|topic| {
+                    partition.listed.set(topic, partition.tp.partition, self.meta.node());
+                    self.settings(&state, topic)
+                })
             };
             let Some(settings) = settings else { continue };
             let mut out = Vec::new();
@@ -391,11 +412,10 @@ impl ReplicaManager {
                     self.tell_groups(partition);
                 }
                 Outgoing::Removed => {
+                    // A leader may learn of its own removal by the answer to its proposal. Only `apply_*` changes who
+                    // is hosted, in the order of the changes, among which this removal is still to come.
                     self.fetchers.unassign(partition);
                     self.tell_groups(partition);
-                    let (manager, partition) = (Arc::clone(self), Arc::clone(partition));
-                    // Only `apply_*` changes who is hosted, and it holds the order; here its thread is the caller.
-                    manager.remove(&partition);
                 }
             }
         }

@@ -19,6 +19,7 @@ pub mod meta;
 mod partition;
 mod read;
 mod status;
+mod throttle;
 pub mod waiters;
 
 #[cfg(test)]

@@ -18,10 +18,20 @@ use chronik_node::settings::Settings;
 use chronik_node::storage::Checkpoints;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::throttle::Listed;
 use super::waiters::{AckTicket, AckWait, FetchWait};
 use super::{mono_ms, now};
 
 pub(super) type Hosted = HostedPartition<AckTicket, Arc<FetchWait>>;
+
+/// What a broker is to a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Membership {
+    /// Holds every acknowledged record.
+    pub(super) in_sync: bool,
+    /// A reassignment adds it.
+    pub(super) being_added: bool,
+}
 
 /// See the module documentation.
 #[allow(missing_debug_implementations)]
@@ -32,6 +42,8 @@ pub struct Partition {
     pub topic_id: TopicId,
     hosted: Mutex<Hosted>,
     published: Arc<Published>,
+    /// What its topic says about copying it.
+    pub(super) listed: Listed,
     /// With durable acks.
     committer: Option<Arc<Committer>>,
     /// Nudges the committer's thread.
@@ -51,6 +63,7 @@ impl Partition {
             topic_id: hosted.topic_id(),
             published: Arc::clone(hosted.published()),
             hosted: Mutex::new(hosted),
+            listed: Listed::default(),
             committer,
             wake_committer,
         };
@@ -111,6 +124,13 @@ impl Partition {
     /// Whom this replica pulls from, if it follows.
     pub(super) fn following(&self) -> Option<NodeId> {
         self.lock().following()
+    }
+
+    /// What `node` is to the partition by the committed state; `None` before there is one.
+    pub(super) fn membership(&self, node: NodeId) -> Option<Membership> {
+        let hosted = self.lock();
+        let state = hosted.replica().committed()?;
+        Some(Membership { in_sync: state.isr.contains(&node), being_added: state.adding.contains(&node) })
     }
 
     /// Appends whole batches as leader, `only_epoch` if given. `wait` gets a ticket unless the outcome is known at once.

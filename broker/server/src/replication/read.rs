@@ -10,6 +10,7 @@ use chronik_model::ErrorCode;
 use chronik_node::partition::{AppendOutcome, FetchedPartition, Outgoing, ReadKind, Refusal};
 
 use super::partition::Partition;
+use super::throttle::Turn;
 use super::waiters::{AckWait, FetchWait};
 use super::{ReplicaManager, mono_ms};
 
@@ -57,6 +58,22 @@ impl ReplicaManager {
         kind: ReadKind,
         budget: &ReadBudget<'_>,
     ) -> FetchedPartition {
+        let turn = match kind {
+            ReadKind::Consumer(_) => Turn::Free,
+            ReadKind::Follower(fetch) | ReadKind::FollowerAgain(fetch) => {
+                self.throttles.leader_turn(partition, fetch.replica, mono_ms())
+            }
+        };
+        let (partition_bytes, min_one) = match turn {
+            Turn::Free => (budget.partition_bytes, budget.min_one),
+            Turn::Some(bytes) => {
+                let most = usize::try_from(bytes).unwrap_or(usize::MAX);
+                (budget.partition_bytes.min(most), budget.min_one)
+            }
+            // Its position counts all the same; it looks again when the fetch has waited, or for new records.
+            Turn::Later(_) => (0, false),
+        };
+        let budget = &ReadBudget { max_bytes: budget.max_bytes, partition_bytes, min_one, wait: budget.wait };
         let mut out = Vec::new();
         let planned = partition.plan(kind, budget, &mut out);
         if !out.is_empty() {
@@ -71,6 +88,9 @@ impl ReplicaManager {
                         ReadKind::Follower(_) | ReadKind::FollowerAgain(_) => &self.replicated_out,
                     };
                     counter.fetch_add(records.len() as u64, Ordering::Relaxed);
+                    if turn != Turn::Free {
+                        self.throttles.sent(records.len() as u64);
+                    }
                     fetched.records = records;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
