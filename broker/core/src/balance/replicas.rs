@@ -146,12 +146,12 @@ impl Work<'_> {
         let may = self.places[from].hosts.iter().copied().filter(|piece| self.may_go(*piece, from, to));
         let piece = may.min_by_key(|piece| {
             let p = &self.pieces[*piece];
-            // First what this plan moved here anyway, or what it moved away from there: that costs nothing more. Then
-            // replicas that do not lead, of topics that are denser here than there, and small ones.
+            // First what costs no further copy, as this plan moved it here or away from there. Then replicas that do not
+            // lead, of topics that are denser here than there, and small ones.
+            let copies = i32::from(!p.home.contains(&to)) - i32::from(!p.home.contains(&from));
             let topic = (self.spread(p.topic, from) as i64) - (self.spread(p.topic, to) as i64);
             (
-                !(p.home.contains(&to) && !p.home.contains(&from)),
-                p.home.contains(&from),
+                copies,
                 p.of.leader == Some(self.places[from].node),
                 p.target.first() == Some(&from),
                 Reverse(topic),
