@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Doing, Flow, Step, View, Wanted, list, roll};
 use crate::api::{Gate, Operation, OperationStep};
+use crate::mutant;
 use crate::observed::NodeId;
 use crate::ports::QuorumChange;
 
@@ -19,6 +20,7 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Continue;
     }
     let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
+    let waits = |node| Doing::of(Operation::RollingRestart, OperationStep::Begin, node);
     let act = |node: NodeId, why: &str| match view.pods.get(&node) {
         Some(pod) => {
             Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(node), format!("broker {node} {why}"))
@@ -28,7 +30,7 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     let missing = view.members().any(|node| !view.pods.contains_key(&node));
     if missing || view.pods.values().any(|pod| pod.terminating) {
         let node = candidates.first().copied().unwrap_or(NodeId(1));
-        return Flow::Wait(doing(node).held(Gate::PodNotGone, "another pod is being made anew"));
+        return Flow::Wait(waits(node).held(Gate::PodNotGone, "another pod is being made anew"));
     }
     if let Some(node) = candidates.iter().find(|node| view.pods.get(node).is_some_and(|pod| pod.down)) {
         return act(*node, "does not run and has an old template");
@@ -40,17 +42,17 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
         return if nobody {
             act(node, "does not serve, like all the others, and has an old template")
         } else {
-            Flow::Wait(doing(node).held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"))
+            Flow::Wait(waits(node).held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"))
         };
     };
     let recovering = |pod: &super::PodView| !pod.ready && pod.revision == wanted.revision;
     if let Some((other, _)) = view.pods.iter().find(|(_, pod)| recovering(pod)) {
         return Flow::Wait(
-            doing(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
+            waits(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
         );
     }
     match roll::unsafe_to_stop(view, leader, cluster, node) {
-        Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..doing(node) }),
+        Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..waits(node) }),
         None => act(node, "is not ready and has an old template"),
     }
 }
@@ -77,7 +79,7 @@ pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
         return Flow::Act(Step::Quorum(QuorumChange::Remove(node)), doing(OperationStep::RemoveFromQuorum), why);
     }
     let Some(broker) = registration else { return Flow::Continue };
-    if !broker.directory_id.is_empty() && !view.retired.contains(&broker.directory_id) {
+    if !mutant!(ForgetRetired) && !broker.directory_id.is_empty() && !view.retired.contains(&broker.directory_id) {
         let claim = view.claims.get(&node).filter(|c| !c.terminating).map(|c| c.uid.clone());
         let step = Step::Retire { node, directory: broker.directory_id.clone(), claim };
         return Flow::Act(step, doing(OperationStep::RetireDisk), format!("the disk of broker {node} is retired"));

@@ -2,6 +2,7 @@
 
 use super::{Doing, Flow, Hold, Step, View, Wanted, held_for, list, size};
 use crate::api::{Gate, Operation, OperationStep};
+use crate::mutant;
 use crate::observed::{ClusterFacts, NodeId};
 use crate::ports::QuorumChange;
 
@@ -13,7 +14,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         view.members().filter(|node| view.pods.get(node).is_some_and(|pod| pod.revision != wanted.revision)).collect();
     let last = view.operation.as_ref().filter(|op| op.kind == KIND).and_then(|op| op.node_id).map(NodeId);
     let awaiting = || Doing { node: last, ..Doing::new(KIND, OperationStep::AwaitRecovery) };
-    let unready = !view.settled() || !view.not_ready().is_empty();
+    let unready = !mutant!(RollTwo) && (!view.settled() || !view.not_ready().is_empty());
     if outdated.is_empty() {
         if last.is_none() {
             return Flow::Continue;
@@ -50,15 +51,21 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         let step = began.unwrap_or(OperationStep::Begin);
         return Flow::Wait(Doing { holds: vec![hold], ..Doing::of(KIND, step, node) });
     }
-    let patient = |gate| held_for(view, gate, Some(node)) < wanted.drain_timeout;
-    if node == leader && cluster.voters.len() > 1 && patient(Gate::BrokerRefused) {
+    // Moving leaderships is a courtesy: what cannot be moved in time must not keep a restart from curing something.
+    let patient = [Gate::BrokerRefused, Gate::BrokerStateUnknown, Gate::LeadersNotMoved, Gate::QuorumNotCaughtUp]
+        .into_iter()
+        .all(|gate| held_for(view, gate, Some(node)) < wanted.drain_timeout);
+    if node == leader && cluster.voters.len() > 1 && patient {
         let fit = |voter: &&NodeId| **voter != node && cluster.progress.get(voter).is_some_and(|p| p.caught_up);
         let step = Step::Quorum(QuorumChange::TransferLeader(cluster.voters.iter().find(fit).copied()));
-        let doing = Doing::of(KIND, OperationStep::TransferLeader, node);
+        let mut doing = Doing::of(KIND, OperationStep::TransferLeader, node);
+        if began == Some(OperationStep::TransferLeader) {
+            doing = doing.held(Gate::QuorumNotCaughtUp, format!("broker {node} still leads the quorum"));
+        }
         return Flow::Act(step, doing, format!("broker {node} is restarted next and leads the quorum"));
     }
     let leads = cluster.brokers.get(&node).map_or(0, |b| b.leaders);
-    if leads > 0 && view.size() > 1 && began != Some(OperationStep::RestartPod) && patient(Gate::LeadersNotMoved) {
+    if leads > 0 && view.size() > 1 && began != Some(OperationStep::RestartPod) && patient {
         let doing = Doing::of(KIND, OperationStep::MoveLeaders, node);
         return Flow::Act(
             Step::MoveLeaders(node),
@@ -73,12 +80,18 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
 
 /// The one already begun; else the first that does not lead; else the leader.
 fn candidate(outdated: &[NodeId], leader: NodeId, last: Option<NodeId>) -> Option<NodeId> {
+    if mutant!(LeaderFirst) && outdated.contains(&leader) {
+        return Some(leader);
+    }
     let begun = last.filter(|node| outdated.contains(node) && (*node != leader || outdated.len() == 1));
     begun.or_else(|| outdated.iter().copied().find(|node| *node != leader)).or_else(|| outdated.first().copied())
 }
 
 /// Why this broker must not stop now; None = it may. `caught up` counts without the broker itself.
 pub(super) fn unsafe_to_stop(view: &View, leader: NodeId, cluster: &ClusterFacts, node: NodeId) -> Option<Hold> {
+    if mutant!(SkipRestartGate) || mutant!(RollTwo) {
+        return None;
+    }
     let voters = cluster.voters.len();
     let others: Vec<NodeId> = cluster.voters.iter().copied().filter(|v| *v != node).collect();
     // With one or two voters there is no restart that keeps a majority.

