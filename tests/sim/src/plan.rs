@@ -11,6 +11,7 @@
 pub mod budget;
 mod damage;
 mod draw;
+mod moves;
 mod perform;
 mod text;
 
@@ -22,6 +23,7 @@ use crate::net::Weather;
 
 pub use budget::Budget;
 pub use draw::Limits;
+pub(crate) use moves::end_cordons;
 pub(crate) use perform::{boot, repair};
 pub use perform::{execute, force, perform};
 pub use text::PlanError;
@@ -212,6 +214,20 @@ pub enum Fault {
     Promote(NodeId),
     /// The members agree to go on without it, and it is stopped for good.
     Remove(NodeId),
+    /// Some partition gets other replicas; the seed says which. If one is being reassigned already, that is replaced.
+    Reassign(u64),
+    /// Some reassignment under way is cancelled.
+    Cancel(u64),
+    /// All replicas of this broker go to others.
+    Drain(NodeId, u64),
+    /// It gets no further replicas.
+    Cordon(NodeId),
+    /// It gets replicas again.
+    Uncordon(NodeId),
+    /// Others lead what it leads.
+    MoveLeaders(NodeId),
+    /// The first of each assignment leads, where that is possible.
+    Elect,
 }
 
 /// A fault and its time.

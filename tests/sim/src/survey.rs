@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use chronik_consensus::{NodeStatus, Role};
 use chronik_core::PartitionState;
+use chronik_core::controller::Broker as Registered;
 use chronik_log::LogDirState;
+use chronik_log::disk::Disk as _;
 use chronik_model::{NodeId, Offset, TopicId, TopicPartition};
 
 use crate::broker::Broker;
@@ -47,6 +49,13 @@ pub fn partitions(world: &World) -> Vec<Surveyed> {
         state: partition.clone(),
     });
     all.collect()
+}
+
+/// All brokers as the leader of the quorum knows them; none without a leader.
+#[must_use]
+pub fn brokers(world: &World) -> Vec<Registered> {
+    let Some(broker) = quorum_leader(world).and_then(|(leader, _)| up(world, leader)) else { return Vec::new() };
+    broker.metadata().read().brokers().cloned().collect()
 }
 
 /// Whether every voter but `except` runs and has all that the quorum committed.
@@ -113,8 +122,30 @@ pub fn complaints(world: &World, gone: &BTreeSet<NodeId>) -> Vec<String> {
     }
     for partition in partitions(world) {
         complain_about(world, &partition, gone, &mut found);
+        complain_about_moved(world, &partition, gone, &mut found);
     }
     found
+}
+
+/// A reassignment is complete by now, and whoever is no replica any more has nothing left, in memory or on the disk.
+fn complain_about_moved(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, found: &mut Vec<String>) {
+    let (tp, state) = (&partition.tp, &partition.state);
+    // One that left for good will never be in sync.
+    if state.is_reassigning() && has_eligible(state, gone) && !state.adding.iter().any(|node| gone.contains(node)) {
+        found.push(format!("{tp} is being reassigned still: {state:?}"));
+    }
+    let others = world.hosts.iter().filter(|(node, _)| !state.replicas.contains(node) && !gone.contains(node));
+    for (node, host) in others {
+        if log_end(world, *node, partition).is_some() {
+            found.push(format!("{tp}: b{node} hosts it and is no replica"));
+        }
+        let file = format!("{}/partition.metadata", chronik_log::partition_dir(tp));
+        let text = host.disk.observe(|| host.disk.read(&file));
+        let ours = |text: &[u8]| String::from_utf8_lossy(text).contains(&partition.topic.to_string());
+        if text.is_ok_and(|text| ours(&text)) {
+            found.push(format!("{tp}: b{node} is no replica and has it on its disk"));
+        }
+    }
 }
 
 fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, found: &mut Vec<String>) {

@@ -75,6 +75,8 @@ pub struct World {
     pub plan: Plan,
     /// What faults may still do.
     pub budget: Budget,
+    /// How much the operator proposed.
+    pub proposals: u64,
     /// What arrived for clients that are not there: scripts read their answers here.
     pub letters: Vec<(Address, Packet)>,
     /// A process that ends by itself in the present event, and its exit code.
@@ -92,6 +94,7 @@ impl World {
             oracle,
             plan,
             budget: Budget::default(),
+            proposals: 0,
             letters: Vec::new(),
             ending: None,
         }

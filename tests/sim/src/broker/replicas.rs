@@ -3,7 +3,7 @@
 //! Everything before [`Broker::start_data_plane`] is only kept: until this process is registered, committed leaderships
 //! belong to its predecessor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_core::controller::{Change, CommandResult};
@@ -103,10 +103,32 @@ impl Broker {
         for key in gone {
             self.remove(ctx, key);
         }
+        self.remove_moved_away(ctx, &wanted);
         for tp in wanted {
             self.apply_partition(ctx, &tp);
         }
         self.apply_brokers_to_all(ctx);
+    }
+
+    /// Removes from the disk what was reassigned to others while this broker was down.
+    fn remove_moved_away(&self, ctx: &mut Ctx<'_>, wanted: &[TopicPartition]) {
+        let wanted: BTreeSet<&TopicPartition> = wanted.iter().collect();
+        let found = match storage::others(&self.replicas.log_dir, |tp| wanted.contains(tp)) {
+            Ok(found) => found,
+            Err(error) => return ctx.note(|| format!("cannot look for replicas that were moved away: {error}")),
+        };
+        for (tp, topic_id) in found {
+            // Not when the topic is unknown: an absence removes nothing.
+            let moved = {
+                let state = self.state.read();
+                let partition = state.partition_by_id(topic_id, tp.partition);
+                partition.is_some_and(|partition| !partition.replicas.contains(&self.node))
+            };
+            if moved {
+                let removed = storage::remove(&self.replicas.log_dir, &tp, topic_id);
+                ctx.note(|| format!("{tp} removed, which was moved away: {removed:?}"));
+            }
+        }
     }
 
     /// The state was replaced as a whole.
@@ -225,7 +247,7 @@ impl Broker {
         let (clean, wall_ms) = (self.replicas.clean_shutdown, self.now.wall_ms);
         let checkpoints = self.replicas.checkpoints.get_or_insert_with(Checkpoints::default);
         let opened = storage::open(&self.replicas.log_dir, tp, topic_id, settings.log, clean, checkpoints, wall_ms);
-        let (log, high_watermark) = match opened {
+        let storage::Opened { log, high_watermark, created_ms } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // Damage is cut away by recovery; what is left is a disk that does not read or write. The controller has to
@@ -247,6 +269,7 @@ impl Broker {
             broker_epoch: self.epoch,
             log,
             high_watermark,
+            created_ms,
             settings,
             durability: if self.replicas.committer.is_some() { Durability::EveryAck } else { Durability::Os },
             max_waiters: self.config.max_waiters,

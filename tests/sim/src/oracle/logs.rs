@@ -5,7 +5,7 @@
 //! eligible replicas alone. When no such disk is left, and only then, the ledger is cut; [`Logs::strike`] and
 //! [`Logs::partition_changed`] decide that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_core::PartitionState;
 use chronik_model::{NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
@@ -51,6 +51,8 @@ pub struct Logs {
     ledgers: BTreeMap<Key, Ledger>,
     replicas: BTreeMap<Key, BTreeMap<NodeId, Replica>>,
     known: BTreeMap<Key, Known>,
+    /// The sets of replicas that a partition may come to have: the first, and those that were asked for.
+    wanted: BTreeMap<Key, BTreeSet<BTreeSet<NodeId>>>,
     /// All topics that had this name, in order.
     names: BTreeMap<TopicName, Vec<TopicId>>,
 }
@@ -161,7 +163,8 @@ impl Logs {
         };
         let held = |nodes: Option<&[NodeId]>| {
             let counts = |node: &NodeId| nodes.is_none_or(|nodes| nodes.contains(node));
-            let held = replicas.iter().filter(|(node, _)| counts(node)).filter_map(|(_, r)| r.holds(ledger));
+            let held = replicas.iter().filter(|(node, r)| counts(node) && !r.dismissed);
+            let held = held.filter_map(|(_, r)| r.holds(ledger));
             held.max().unwrap_or(0)
         };
         let anybody = held(None);
@@ -180,6 +183,63 @@ impl Logs {
         true
     }
 
+    /// Somebody asks for these replicas.
+    pub fn assignment_wanted(&mut self, key: Key, replicas: &[NodeId]) {
+        self.wanted.entry(key).or_default().insert(replicas.iter().copied().collect());
+    }
+
+    /// A broker does not host this partition any more.
+    ///
+    /// # Errors
+    /// It has to.
+    pub fn vanished(&mut self, key: &Key, node: NodeId) -> Result<(), Violation> {
+        let (Some(ledger), Some(all)) = (self.ledgers.get(key), self.replicas.get_mut(key)) else { return Ok(()) };
+        let Some(replica) = all.get_mut(&node) else { return Ok(()) };
+        if !replica.dismissed && ledger.deleted.is_none() && self.known.contains_key(key) {
+            let text = format!("{}: the log of b{node} vanished, which is a replica", ledger.tp);
+            return Err(Violation { invariant: 11, text });
+        }
+        replica.vanish();
+        Ok(())
+    }
+
+    /// A broker that has seen this version of the assignment hosts the partition.
+    pub fn hosted(&mut self, key: &Key, node: NodeId, version: i32) {
+        let current = self
+            .known
+            .get(key)
+            .is_some_and(|known| known.state.replicas.contains(&node) && known.state.partition_epoch.0 <= version);
+        if current && let Some(replica) = self.replicas.get_mut(key).and_then(|all| all.get_mut(&node)) {
+            replica.dismissed = false;
+        }
+    }
+
+    /// The replicas are those that somebody asked for, or on the way from some to others.
+    fn assigned(&mut self, tp: &TopicPartition, key: Key, state: &PartitionState) -> Result<(), Violation> {
+        let (from, to) = (state.original_replicas(), state.target_replicas());
+        let set = |nodes: &[NodeId]| nodes.iter().copied().collect::<BTreeSet<NodeId>>();
+        if !self.known.contains_key(&key) {
+            self.wanted.entry(key).or_default().insert(set(&from));
+        }
+        let asked = |nodes: &[NodeId]| self.wanted.get(&key).is_some_and(|all| all.contains(&set(nodes)));
+        if asked(&from) && asked(&to) {
+            return Ok(());
+        }
+        let text = format!("{tp}: nobody asked for these replicas: {state:?}");
+        Err(Violation { invariant: 8, text })
+    }
+
+    /// Whose log may go: those who are no replicas, and those who were none in between.
+    fn dismiss(&mut self, key: &Key, before: Option<&PartitionState>, state: &PartitionState) {
+        let Some(replicas) = self.replicas.get_mut(key) else { return };
+        for (node, replica) in replicas {
+            let again = |before: &PartitionState| {
+                before.replicas.contains(node) && !before.adding.contains(node) && state.adding.contains(node)
+            };
+            replica.dismissed |= !state.replicas.contains(node) || before.is_some_and(again);
+        }
+    }
+
     /// The committed state of a partition changed.
     ///
     /// # Errors
@@ -191,8 +251,10 @@ impl Logs {
         state: &PartitionState,
         now: Micros,
     ) -> Result<bool, Violation> {
-        let before = self.known.insert(key, Known { state: state.clone() });
         let tp = TopicPartition { topic: topic.clone(), partition: key.1 };
+        self.assigned(&tp, key, state)?;
+        let before = self.known.insert(key, Known { state: state.clone() });
+        self.dismiss(&key, before.as_ref().map(|known| &known.state), state);
         if let Some(before) = before.as_ref().map(|known| &known.state) {
             let back = state.leader_epoch < before.leader_epoch || state.partition_epoch < before.partition_epoch;
             if back {

@@ -189,6 +189,11 @@ impl Oracle {
         &self.refused
     }
 
+    /// Somebody asks for these replicas of a partition.
+    pub fn assignment_wanted(&mut self, key: ledger::Key, replicas: &[NodeId]) {
+        self.logs.assignment_wanted(key, replicas);
+    }
+
     /// What was committed.
     #[must_use]
     pub fn logs(&self) -> &Logs {

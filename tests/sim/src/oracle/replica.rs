@@ -79,6 +79,8 @@ pub struct Replica {
     pub ended: Ended,
     /// Files of it may have been damaged where no recovery looks.
     pub damaged: bool,
+    /// The committed assignment was without it: its log goes, or has gone.
+    pub dismissed: bool,
     /// The tail has to be read again: the ledger was cut under it.
     stale: bool,
 }
@@ -96,6 +98,7 @@ impl Replica {
             struck: false,
             ended: Ended::Kept,
             damaged: false,
+            dismissed: false,
             stale: false,
         }
     }
@@ -129,6 +132,11 @@ impl Replica {
         *self = Self { told: self.told, ended: Ended::Uncertain, damaged: true, ..Self::new() };
     }
 
+    /// Its log is gone, as it had to: whatever is found there from now on is new.
+    pub fn vanish(&mut self) {
+        *self = Self { told: self.told, ..Self::new() };
+    }
+
     /// Whether the oracle must look at it again although nothing changed.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -150,6 +158,7 @@ impl Replica {
         let first = self.run == 0;
         let before = self.marks;
         let least = match self.ended {
+            _ if self.dismissed => 0,
             Ended::Kept if !before.fenced && !self.struck => before.end,
             Ended::Settled if !self.struck => before.end,
             Ended::PowerLost if !before.fenced => before.synced,

@@ -19,6 +19,7 @@ const READ: usize = 1 << 20;
 pub(super) struct Quick {
     run: u64,
     partitions: Vec<(Key, Marks)>,
+    keys: Vec<Key>,
 }
 
 fn key_of(partition: PartitionView<'_>) -> Key {
@@ -129,10 +130,17 @@ impl Oracle {
         let run = host.run;
         let mut quick = self.quick.remove(&node).unwrap_or_default();
         if quick.run != run {
-            quick = Quick { run, partitions: Vec::new() };
+            quick = Quick { run, ..Quick::default() };
             if broker.config().every_ack {
                 self.durable.insert(node);
             }
+        }
+        if !broker.partitions().map(key_of).eq(quick.keys.iter().copied()) {
+            let keys: Vec<Key> = broker.partitions().map(key_of).collect();
+            for key in quick.keys.iter().filter(|key| !keys.contains(key)) {
+                self.logs.vanished(key, node)?;
+            }
+            quick.keys = keys;
         }
         let mut count = 0;
         for (at, partition) in broker.partitions().enumerate() {
@@ -187,13 +195,15 @@ impl Oracle {
             }
         }
         let unchanged = replica.marks == *marks && !stale;
-        if unchanged {
-            return Ok(());
+        if !unchanged {
+            let read = |from, to| read_batches(host, partition, from, to, false);
+            replica.changed(node, marks, &read, ledger, &in_sync, self.now)?;
+            if marks.fenced {
+                replica.marks.leads = None;
+            }
         }
-        let read = |from, to| read_batches(host, partition, from, to, false);
-        replica.changed(node, marks, &read, ledger, &in_sync, self.now)?;
-        if marks.fenced {
-            replica.marks.leads = None;
+        if let Some(version) = partition.0.replica().partition_epoch() {
+            self.logs.hosted(&key, node, version.0);
         }
         Ok(())
     }
@@ -211,8 +221,7 @@ impl Oracle {
             return InSync { told: Vec::new(), size: 0, min: 0, changed: true };
         };
         let metadata = broker.metadata().read();
-        let min = metadata.topic_by_id(key.0).map_or(1, |topic| metadata.min_insync_replicas(topic));
-        let min = min.min(state.replicas.len());
+        let min = metadata.topic_by_id(key.0).map_or(1, |topic| state.min_isr(metadata.configured_min_isr(topic)));
         // The watermark may have moved before the setting changed in the same event.
         let before = self.mins.insert(*key, min).unwrap_or(min);
         let version = state.partition_epoch.0;

@@ -1,6 +1,7 @@
 //! What the promise leaves room for, decided from the world as it is when a step comes.
 //!
-//! Acknowledged records (acks=all) survive any number of process kills, and the loss of what one disk was told to keep.
+//! Acknowledged records (acks=all) survive any number of process kills, and the loss of what one disk was told to keep, also
+//! both at once.
 //! So only the victim's disk loses anything (in durable mode all may lose their power, because nothing acknowledged was
 //! unsynced), and not again before the victim has everything back. The quorum asks for more: a disk that forgets what it
 //! synced takes the vote and the entries of a voter with it, which a majority bears only while all others have what was
@@ -75,32 +76,6 @@ impl Budget {
             return Err("one disk is all there is");
         }
         if survey::is_needed(world, shape.victim) { Err("the victim is the last one in sync") } else { Ok(()) }
-    }
-
-    /// Whether these processes may be killed. Any may, at any time, except while the loss of the victim's disk is not known
-    /// to the controller or somebody else is all that is eligible: a killed broker leaves the in-sync and eligible sets
-    /// when it comes back, as after a power cut, and the victim must not be the last one left.
-    pub(super) fn may_kill(&mut self, world: &World, shape: &Shape, nodes: &[NodeId]) -> Result<(), &'static str> {
-        self.recover(world, shape);
-        if !(self.tainted || self.lying) || nodes == [shape.victim] {
-            return Ok(());
-        }
-        if survey::quorum_leader(world).is_none() {
-            return Err("nobody knows yet what the victim lost");
-        }
-        for partition in survey::partitions(world) {
-            let state = &partition.state;
-            if !state.replicas.contains(&shape.victim) {
-                continue;
-            }
-            if state.isr.contains(&shape.victim) || state.elr.contains(&shape.victim) {
-                return Err("the victim has not recovered");
-            }
-            if nodes.iter().any(|node| state.elr.contains(node)) {
-                return Err("one of them is eligible without being in sync");
-            }
-        }
-        Ok(())
     }
 
     /// Whether `node` may leave for good.

@@ -63,6 +63,9 @@ enum Kind {
     Wipe,
     Join,
     Remove,
+    Reassign,
+    Drain,
+    Leaders,
 }
 
 const KINDS: &[Kind] = &[
@@ -95,6 +98,9 @@ const KINDS: &[Kind] = &[
     Kind::Wipe,
     Kind::Join,
     Kind::Remove,
+    Kind::Reassign,
+    Kind::Drain,
+    Kind::Leaders,
 ];
 
 impl Plan {
@@ -178,7 +184,8 @@ fn is_on(random: &mut SplitMix64, kind: Kind, shape: &Shape) -> bool {
         Kind::Join => shape.joiners > 0,
         Kind::Remove => shape.founders + shape.joiners >= 4,
         Kind::Bridge | Kind::Ring => shape.founders >= 3,
-        Kind::Cut | Kind::Isolate => several,
+        Kind::Cut | Kind::Isolate | Kind::Leaders => several,
+        Kind::Reassign | Kind::Drain => shape.founders + shape.joiners >= 2,
         _ => true,
     };
     // Drawn in any case, so that one kind more or less does not change the others.
@@ -393,6 +400,26 @@ fn draw_episode(
             if node != victim {
                 step(at, Fault::Remove(node));
             }
+        }
+        Kind::Reassign => {
+            // A second one may replace the first before that is complete.
+            for _ in 0..between(random, 1, 4) {
+                step(at + random.below(SECOND), Fault::Reassign(random.next_u64()));
+            }
+            if random.chance(30) {
+                step(at + random.below(until - at), Fault::Cancel(seed));
+            }
+        }
+        Kind::Drain => {
+            step(at, Fault::Cordon(node));
+            step(at + random.below(100_000), Fault::Drain(node, seed));
+            step(at + random.below(until - at), Fault::MoveLeaders(node));
+            step(until, Fault::Drain(node, random.next_u64()));
+            step(until + SECOND, Fault::Uncordon(node));
+        }
+        Kind::Leaders => {
+            step(at, Fault::MoveLeaders(node));
+            step(until, Fault::Elect);
         }
     }
 }

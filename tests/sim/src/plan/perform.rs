@@ -4,14 +4,14 @@ use chronik_consensus::MembershipChange;
 use chronik_log::disk::{self, Disk};
 use chronik_model::NodeId;
 
-use super::{Fault, damage};
+use super::{Fault, damage, moves};
 use crate::kernel::Micros;
 use crate::proto::{Address, Packet, Request};
 use crate::survey;
 use crate::world::{EXIT_REFUSED, World};
 
 /// The client that changes members; answers to it go nowhere, the change is seen in the quorum.
-const OPERATOR: Address = Address::Client(u32::MAX);
+pub(super) const OPERATOR: Address = Address::Client(u32::MAX);
 
 /// Does the step of this number, if the budget allows.
 pub fn perform(world: &mut World, step: usize) {
@@ -32,7 +32,6 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
             budget.may_destroy(world, &shape, *node)
         }
         Fault::Remove(node) => budget.may_remove(world, &shape, *node),
-        Fault::Kill(nodes) => budget.may_kill(world, &shape, nodes),
         Fault::Join(node) if world.hosts.contains_key(node) => Err("it is there already"),
         _ => Ok(()),
     };
@@ -174,6 +173,13 @@ fn act(world: &mut World, fault: &Fault) {
                 host.supervised = false;
             }
         }
+        Fault::Reassign(_)
+        | Fault::Cancel(_)
+        | Fault::Drain(..)
+        | Fault::Cordon(_)
+        | Fault::Uncordon(_)
+        | Fault::MoveLeaders(_)
+        | Fault::Elect => moves::act(world, fault),
     }
 }
 

@@ -88,6 +88,13 @@ impl fmt::Display for Fault {
             Self::Join(n) => write!(f, "join b{n}"),
             Self::Promote(n) => write!(f, "promote b{n}"),
             Self::Remove(n) => write!(f, "remove b{n}"),
+            Self::Reassign(seed) => write!(f, "reassign {seed}"),
+            Self::Cancel(seed) => write!(f, "cancel {seed}"),
+            Self::Drain(n, seed) => write!(f, "drain b{n} {seed}"),
+            Self::Cordon(n) => write!(f, "cordon b{n}"),
+            Self::Uncordon(n) => write!(f, "uncordon b{n}"),
+            Self::MoveLeaders(n) => write!(f, "move-leaders b{n}"),
+            Self::Elect => f.write_str("elect"),
         }
     }
 }
@@ -216,6 +223,13 @@ impl FromStr for Fault {
             "join" => Self::Join(words.node()?),
             "promote" => Self::Promote(words.node()?),
             "remove" => Self::Remove(words.node()?),
+            "reassign" => Self::Reassign(words.number()?),
+            "cancel" => Self::Cancel(words.number()?),
+            "drain" => Self::Drain(words.node()?, words.number()?),
+            "cordon" => Self::Cordon(words.node()?),
+            "uncordon" => Self::Uncordon(words.node()?),
+            "move-leaders" => Self::MoveLeaders(words.node()?),
+            "elect" => Self::Elect,
             other => return Err(format!("{other} is no fault")),
         };
         words.end()?;

@@ -120,6 +120,7 @@ fn wait(world: &mut World, deadline: Micros, missing: impl Fn(&World) -> Vec<Str
         for node in down {
             plan::boot(world, node);
         }
+        plan::end_cordons(world);
         world.run_until((world.kernel.now + LOOK).min(deadline))?;
     }
 }
