@@ -44,8 +44,8 @@ macro_rules! gates {
 }
 
 gates! {
-    /// The specification contradicts itself or the cluster.
-    SpecInvalid => "Correct what the condition SpecValid says.",
+    /// The specification contradicts itself or what exists.
+    SpecInvalid => "Correct the specification; the message, or the condition SpecValid, says what is wrong.",
     /// `paused` is set: the operator only looks.
     Paused => "Set spec.paused to false.",
     /// A person has to approve the restarts.
