@@ -75,7 +75,7 @@ def _start_process(run, programs):
     cgroups.create(run)
     environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(run.dir)}
     environment.pop("KUBECONFIG", None)
-    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "private", "--net",
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "slave", "--net",
                sys.executable, "-m", "local.init", str(run.dir), str(programs)]
     with open(run.dir / "log" / "init.log", "ab") as log:
         outer = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=environment, cwd=run.dir)
