@@ -99,8 +99,7 @@ impl Secret {
         let found = file.metadata().map_err(io)?;
         let stamp = Stamp { modified: found.modified().ok(), inode: (found.dev(), found.ino()), len: found.len() };
         let settled = stamp.modified.is_some_and(|at| at.elapsed().is_ok_and(|age| age > FRESH));
-        if let Some((seen, secrets)) = known.as_ref().filter(|(seen, _)| settled && *seen == stamp) {
-            let _same = seen;
+        if let Some((_, secrets)) = known.as_ref().filter(|(seen, _)| settled && *seen == stamp) {
             return Ok(Arc::clone(secrets));
         }
         let mut text = String::new();

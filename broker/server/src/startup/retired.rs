@@ -195,7 +195,7 @@ mod tests {
                     let story = format!("{kind:?} {number} {power:?}");
                     assert_eq!(names(&disk, ""), [format!("retired-{OLD}")], "{story}");
                     life(&disk, NEW);
-                    disk.crash(number as u64);
+                    disk.crash(number);
                     start(&disk, &listed(&[OLD]));
                     let identity = log_dir(&disk).identity().unwrap().unwrap();
                     assert_eq!(identity.directory_id, NEW, "{story}: the new life was taken aside");
