@@ -122,7 +122,7 @@ async fn an_object_that_cannot_be_read_is_told_so_once_and_harms_no_other() {
     assert_eq!(event["regarding"]["name"], "bad");
     api.until("GET /apis/chronik.io/v1alpha1/namespaces/n/chronikclusters/good").await;
     // Another request for the same generation is silent.
-    let object = Guarded(Err(InvalidObject {
+    let object: Guarded = DeserializeGuard(Err(InvalidObject {
         error: "x".into(),
         metadata: serde_json::from_value(json!({ "name": "bad", "namespace": "n", "generation": 4 })).unwrap(),
     }));
