@@ -252,7 +252,8 @@ impl Kube for Client {
         status: &ChronikClusterStatus,
     ) -> Result<String, KubeError> {
         self.kube(true, |world| {
-            world.judge_status(self.operator, status);
+            world.judge_status(self.operator, resource_version, status);
+            let changed = world.kube.status_changes(status);
             let result = world.kube.set_status(uid, resource_version, status);
             if !matches!(result, Ok((_, false))) {
                 let operation = status.operation.as_ref().map(|o| {
@@ -262,7 +263,7 @@ impl Kube for Client {
                 let (phase, done) = (status.phase, result.as_ref().map(drop));
                 world.tell(
                     "operator",
-                    format_args!("{} says {phase:?} {}: {done:?}", self.operator, operation.unwrap_or_default()),
+                    format_args!("{} says {phase:?} {} {changed}: {done:?}", self.operator, operation.unwrap_or_default()),
                 );
             }
             result.map(|(version, _)| version)

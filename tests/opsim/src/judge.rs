@@ -230,10 +230,15 @@ impl World {
     }
 
     /// `since` stays while a gate holds.
-    pub fn judge_status(&mut self, operator: usize, status: &ChronikClusterStatus) {
+    pub fn judge_status(&mut self, operator: usize, version: &str, status: &ChronikClusterStatus) {
         self.passes.entry(operator).or_default().writes += 1;
-        let shown = self.pass(operator).cluster.and_then(|cluster| cluster.status);
-        let before = shown.and_then(|status| status.operation);
+        // One that is out of date will be refused.
+        let Some(live) = &self.kube.cluster else { return };
+        if live.metadata.resource_version.as_deref() != Some(version) {
+            return;
+        }
+        let stored = live.status.as_ref();
+        let before = stored.and_then(|status| status.operation.clone());
         let (Some(old), Some(new)) = (before, &status.operation) else { return };
         if old.kind != new.kind || old.node_id != new.node_id {
             return;

@@ -46,17 +46,24 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Versions<T> {
     seen: VecDeque<(u64, Arc<T>)>,
+    /// How many there were.
+    changes: u64,
     /// Changed since the last one was kept.
     dirty: bool,
 }
 
 impl<T> Default for Versions<T> {
     fn default() -> Self {
-        Self { seen: VecDeque::new(), dirty: true }
+        Self { seen: VecDeque::new(), changes: 0, dirty: true }
     }
 }
 
 impl<T> Versions<T> {
+    /// How many changes readers may see; None = there is one that they cannot see yet.
+    const fn changes(&self) -> Option<u64> {
+        if self.dirty { None } else { Some(self.changes) }
+    }
+
     /// The newest that is not younger than `until`, or the oldest that is known, with the time it came up.
     #[must_use]
     pub fn at(&self, until: u64) -> Option<(u64, Arc<T>)> {
@@ -68,6 +75,7 @@ impl<T> Versions<T> {
             return;
         }
         self.dirty = false;
+        self.changes += 1;
         if self.seen.back().is_some_and(|(at, _)| *at == now) {
             self.seen.pop_back();
         } else if self.seen.len() == HISTORY {
@@ -115,6 +123,10 @@ pub struct Cluster {
     pub told: Vec<String>,
     versions: u64,
     uids: u64,
+    /// What the StatefulSet controller has worked off.
+    worked_off: (Option<u64>, Option<u64>, Option<u64>),
+    /// Revision of the template, by uid and generation of the set.
+    revision: Option<(String, i64, String)>,
 }
 
 /// The operator's revision of a template, from annotations.
@@ -190,6 +202,8 @@ impl Cluster {
             told: Vec::new(),
             versions: 0,
             uids: 0,
+            worked_off: (None, None, None),
+            revision: None,
         }
     }
 
@@ -250,6 +264,19 @@ impl Cluster {
     pub fn delete_cluster(&mut self) {
         self.cluster = None;
         self.lists.cluster.dirty = true;
+    }
+
+    /// Which parts of the status would change, for the story; when there is no other, which is a hot loop's, how.
+    #[must_use]
+    pub fn status_changes(&self, next: &ChronikClusterStatus) -> String {
+        let part = |status: Option<&ChronikClusterStatus>| serde_json::to_value(status).unwrap_or_default();
+        let (old, new) = (part(self.cluster.as_ref().and_then(|c| c.status.as_ref())), part(Some(next)));
+        let fields = new.as_object().into_iter().flatten();
+        let changed: Vec<(&String, &Value)> = fields.filter(|(name, value)| old.get(*name) != Some(*value)).collect();
+        match changed.as_slice() {
+            [(name, value)] => format!("{name}: {} -> {value}", old.get(*name).unwrap_or(&Value::Null)),
+            all => format!("{:?}", all.iter().map(|(name, _)| name).collect::<Vec<_>>()),
+        }
     }
 
     /// Replaces the status. Answers the resource version and whether anything changed.

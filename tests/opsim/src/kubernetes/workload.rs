@@ -44,6 +44,15 @@ impl PodState {
         self.pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).map_or("", String::as_str)
     }
 
+    /// It is shown as ready and is: there is nothing to do about it.
+    fn runs_well(&self, brokers: &Brokers) -> bool {
+        let id = self.ordinal + 1;
+        self.silent_since.is_none()
+            && self.pod.metadata.deletion_timestamp.is_none()
+            && self.is_ready()
+            && brokers.ready(id)
+    }
+
     fn image(&self) -> &str {
         let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         container.and_then(|c| c.image.as_deref()).unwrap_or_default()
@@ -87,6 +96,12 @@ impl Cluster {
         if !rng.chance(700) {
             return;
         }
+        let work = (self.lists.objects.changes(), self.lists.pods.changes(), self.lists.claims.changes());
+        let all_seen = work.0.is_some() && work.1.is_some() && work.2.is_some();
+        if all_seen && work == self.worked_off {
+            return;
+        }
+        self.worked_off = work;
         let Some(set) = self.stateful_set().cloned() else { return };
         if set.metadata.deletion_timestamp.is_some() {
             return;
@@ -94,7 +109,10 @@ impl Cluster {
         let Some(spec) = set.spec.as_ref() else { return };
         let uid = set.metadata.uid.clone().unwrap_or_default();
         let replicas = spec.replicas.unwrap_or(1);
-        let revision = revision_of(&set);
+        let generation = set.metadata.generation.unwrap_or(0);
+        let known = self.revision.take().filter(|(of, at, _)| *of == uid && *at == generation);
+        let revision = known.map_or_else(|| revision_of(&set), |(_, _, revision)| revision);
+        self.revision = Some((uid.clone(), generation, revision.clone()));
         self.adopt(&set, &uid);
         let claim = spec.volume_claim_templates.as_ref().and_then(|templates| templates.first());
         let matched = ObjectMeta { labels: spec.selector.match_labels.clone(), ..ObjectMeta::default() };
@@ -252,6 +270,9 @@ impl Cluster {
         self.nodes_down.retain(|_, until| *until > now);
         let names: Vec<String> = self.pods.keys().cloned().collect();
         for name in names {
+            if self.pods.get(&name).is_some_and(|state| !self.nodes_down.contains_key(&state.ordinal) && state.runs_well(brokers)) {
+                continue;
+            }
             let Some(mut state) = self.pods.get(&name).cloned() else { continue };
             let id = state.ordinal + 1;
             if self.nodes_down.contains_key(&state.ordinal) {

@@ -1,0 +1,45 @@
+//! What the simulation once found, as plans of its own: what a seed means changes with the simulation, what these say does not.
+
+use chronik_operator::api::RetentionPolicy;
+use chronik_opsim::plan::{Action, Plan};
+use chronik_opsim::runner::run_plan;
+
+/// Three brokers in a friendly world in which only these things happen, at these seconds.
+fn calm(actions: &[(u64, Action)]) -> Plan {
+    let mut plan = Plan::new(8);
+    plan.spec = chronik_operator::api::ChronikClusterSpec { replicas: 3, ..Default::default() };
+    plan.expandable = true;
+    (plan.errors, plan.lost_answers, plan.kills, plan.stale_ms, plan.two_operators) = (0, 0, 0, 0, false);
+    plan.actions = actions.iter().map(|(at, action)| (at * 1000, action.clone())).collect();
+    plan.calm_at = 150_000;
+    plan
+}
+
+fn ends_well(plan: Plan) {
+    let report = run_plan(plan, true);
+    assert!(report.failure.is_none(), "{}\n{}", report.story, report.failure.unwrap_or_default());
+}
+
+/// Found by seeds 6 and 17: `whenScaled: Delete` is for brokers that were drained; a StatefulSet scaled to nothing lost every disk.
+#[test]
+fn stopping_keeps_the_disks_although_scaling_down_deletes_them() {
+    let mut plan = calm(&[(40, Action::Stop), (80, Action::Start)]);
+    plan.spec.storage.retention.when_scaled = RetentionPolicy::Delete;
+    ends_well(plan);
+}
+
+#[test]
+fn a_stop_while_the_disks_grow_keeps_them_too() {
+    let mut plan = calm(&[(40, Action::Grow(20)), (41, Action::Stop), (90, Action::Start)]);
+    plan.spec.storage.retention.when_scaled = RetentionPolicy::Delete;
+    ends_well(plan);
+}
+
+#[test]
+fn three_brokers_become_five_and_three_again_under_kills() {
+    for kills in [10, 30, 60] {
+        let mut plan = calm(&[(40, Action::Scale(5)), (100, Action::Scale(3))]);
+        plan.kills = kills;
+        ends_well(plan);
+    }
+}
