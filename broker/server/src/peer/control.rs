@@ -103,10 +103,19 @@ impl ControlClient {
     /// When there is no answer.
     pub async fn propose(&self, peer: NodeId, request: ProposeRequest) -> Result<ProposeReply, ControlError> {
         let timeout = Duration::from_millis(request.timeout_ms);
+        let request = self.signed(peer, request)?;
         self.ask(peer, timeout, |mut client| async move { client.propose(request).await }).await
     }
 
-    /// Tells `peer` that we live.
+    /// With the cluster's secret, if there is one: nobody else changes anything.
+    fn signed<T>(&self, peer: NodeId, message: T) -> Result<tonic::Request<T>, ControlError> {
+        let mut request = tonic::Request::new(message);
+        let signed = self.transport.secret().sign(request.metadata_mut());
+        signed.map_err(|error| ControlError::Failed { peer, status: Box::new(error.into()) })?;
+        Ok(request)
+    }
+
+    /// Tells `peer` that we live. Without the secret: a broker whose copy of it is late must not be taken for dead.
     ///
     /// # Errors
     /// When there is no answer.
@@ -119,15 +128,13 @@ impl ControlClient {
         self.ask(peer, timeout, |mut client| async move { client.heartbeat(request).await }).await
     }
 
-    /// Asks `peer` for other members, with the cluster's secret if there is one.
+    /// Asks `peer` for other members.
     ///
     /// # Errors
     /// When there is no answer.
     pub async fn membership(&self, peer: NodeId, request: MembershipRequest) -> Result<MembershipReply, ControlError> {
         let timeout = Duration::from_millis(request.timeout_ms);
-        let mut request = tonic::Request::new(request);
-        let signed = self.transport.secret().sign(request.metadata_mut());
-        signed.map_err(|error| ControlError::Failed { peer, status: Box::new(error.into()) })?;
+        let request = self.signed(peer, request)?;
         self.ask(peer, timeout, |mut client| async move { client.membership(request).await }).await
     }
 

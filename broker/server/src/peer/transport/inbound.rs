@@ -273,6 +273,7 @@ impl Peer for Service {
     }
 
     async fn propose(&self, request: Request<proto::ProposeRequest>) -> Result<Response<proto::ProposeReply>, Status> {
+        self.transport.secret().admit_if_configured(&request)?;
         let request = request.into_inner();
         self.same_cluster(&request.cluster_id)?;
         Ok(Response::new(self.control.propose(request).await))
