@@ -149,10 +149,12 @@ async fn run(args: RunArgs) -> Result<(), Failure> {
         "chronik-operator starts"
     );
 
-    let (stop, stopped) = stop_on_signal()?;
-    let result = lead_and_control(&args, &client, &identity, &metrics, &health, &stopped).await;
+    let (impatience, stopped) = stop_on_signal()?;
+    let result = tokio::select! {
+        result = lead_and_control(&args, &client, &identity, &metrics, &health, &stopped) => result,
+        _ = impatience => Err(Failure::Temporary("told twice to stop: the passes are left where they are".to_owned())),
+    };
     metrics.leads(false);
-    drop(stop);
     stop_servers.send_replace(true);
     for server in servers {
         drop(timeout(SERVERS_END_WITHIN, server).await);
@@ -286,7 +288,7 @@ fn spawn(name: &'static str, server: impl Future<Output = std::io::Result<()>> +
     })
 }
 
-/// Set by the first SIGTERM or SIGINT; a second one after a while ends the process at once.
+/// Set by the first SIGTERM or SIGINT; the task ends with a second one after a while: somebody is out of patience.
 fn stop_on_signal() -> Result<(JoinHandle<()>, watch::Receiver<bool>), Failure> {
     const IMPATIENCE: Duration = Duration::from_secs(1);
     let failed = |error: std::io::Error| Failure::Temporary(format!("cannot listen for signals: {error}"));
@@ -302,7 +304,7 @@ fn stop_on_signal() -> Result<(JoinHandle<()>, watch::Receiver<bool>), Failure> 
             }
             match first {
                 None => first = Some(Instant::now()),
-                Some(when) if when.elapsed() >= IMPATIENCE => std::process::exit(i32::from(EXIT_TEMPORARY)),
+                Some(when) if when.elapsed() >= IMPATIENCE => return,
                 Some(_) => {}
             }
             stop.send_replace(true);

@@ -107,7 +107,7 @@ async fn pass(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Pas
     let began = Instant::now();
     context.health.pass_begins(&name, began);
     let result = match &object.0 {
-        Ok(_) => reconciled(&key, &context, began).await,
+        Ok(_) => Box::pin(reconciled(&key, &context, began)).await,
         Err(invalid) => unreadable(&key, &object, invalid, &context).await,
     };
     context.health.pass_ends(&name);
@@ -117,7 +117,10 @@ async fn pass(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Pas
 async fn reconciled(key: &Key, context: &Context, began: Instant) -> Result<Action, PassError> {
     context.told.lock().remove(key);
     let now = jiff::Timestamp::now();
-    let result = reconcile::reconcile(&context.kube, &context.brokers, key, now, &fresh(), &context.settings).await;
+    let fresh = fresh();
+    // A pass is a large state machine: on the heap, once.
+    let work = reconcile::reconcile(&context.kube, &context.brokers, key, now, &fresh, &context.settings);
+    let result = Box::pin(work).await;
     let took = began.elapsed();
     match result {
         Ok(None) => {
