@@ -30,8 +30,7 @@ class PodWatch:
         decoder, buffer = json.JSONDecoder(), ""
         for line in self.process.stdout:
             buffer += line
-            # kubectl prints objects over many lines; only the last line of one can complete it.
-            if line.rstrip() != "}":
+            if not line.rstrip().endswith("}"):
                 continue
             while buffer.strip():
                 try:
