@@ -60,7 +60,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let mut hold = None;
         let mut failure = None;
         for object in objects {
-            match self.apply(object, false).await {
+            // The size comes from what was read: applied to a StatefulSet that has changed since, it would undo another's change.
+            let exact = matches!(object, Object::StatefulSet(_));
+            match self.apply(object, exact).await {
                 Ok(None) => {}
                 Ok(Some(taken)) => hold = hold.or(Some(taken)),
                 // What will never be accepted is the user's to correct, and is told.

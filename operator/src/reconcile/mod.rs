@@ -168,6 +168,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             let class = self.observed.cluster.spec.storage.storage_class.clone();
             self.observed.expansion =
                 self.kube.expansion(class.as_deref()).await.map_err(doing("reading the storage class"))?;
+            if self.observed.expansion == Expansion::Unknown && self.was_refused_lately(now) {
+                self.observed.expansion = Expansion::Refused;
+            }
             (view, wanted) = self.look(now);
         }
         let mut plan = plan::plan(&wanted, &view);
@@ -246,6 +249,19 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         wanted.revision = build::revision(&self.build_input(brokers, &image, &advertised));
         wanted.restarts_held = restarts_held(&self.observed.cluster, &wanted.revision);
         (view, wanted)
+    }
+
+    /// Where classes cannot be read, only asking tells whether a disk can grow; one that was refused is asked again every ten minutes.
+    fn was_refused_lately(&self, now: Timestamp) -> bool {
+        if Some(self.written.observed_generation) != self.observed.cluster.metadata.generation {
+            return false;
+        }
+        let held = self.written.operation.iter().flat_map(|op| &op.blocked_by);
+        let since = held.filter(|b| b.gate == Gate::StorageClassNotExpandable).map(|b| b.since.0).next();
+        since.is_some_and(|since| {
+            let age = now.duration_since(since).as_secs();
+            age < 600 || age % 600 >= 15
+        })
     }
 
     fn image(&self) -> String {

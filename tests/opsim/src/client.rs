@@ -236,8 +236,9 @@ impl Kube for Client {
 
     async fn patch_claim(&self, _key: &Key, name: &str, uid: &str, patch: &ClaimPatch) -> Result<(), KubeError> {
         self.kube(true, |world| {
-            world.judge_write(self.operator, "patches a claim");
+            world.judge_paused(self.operator, "patches a claim");
             let result = world.kube.patch_claim(name, uid, patch);
+            world.judge_patch(self.operator, result.is_err());
             world.tell("operator", format_args!("{} patches {name} with {patch:?}: {result:?}", self.operator));
             result.map(drop)
         })

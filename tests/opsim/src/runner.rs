@@ -145,6 +145,12 @@ impl Runner {
         while self.operators[0].pass.is_some() {
             self.poll(0);
         }
+        // What a fault hid from the last pass of all may still have to be said.
+        self.begin(0);
+        while self.operators[0].pass.is_some() {
+            self.poll(0);
+        }
+        lock(&self.world).step();
         for pass in 0..passes {
             self.begin(0);
             while self.operators[0].pass.is_some() {

@@ -43,3 +43,24 @@ fn three_brokers_become_five_and_three_again_under_kills() {
         ends_well(plan);
     }
 }
+
+/// Found by seeds 118, 122 and 190: a list that was a moment old had the StatefulSet applied at the size that it had had, when the pod
+/// template changed in the same moment: from 5 to 1 brokers at once.
+#[test]
+fn a_stale_list_never_undoes_a_change_of_the_size() {
+    for at in 40..56 {
+        let mut plan = calm(&[(40, Action::Scale(5)), (at, Action::Configure(7)), (at + 60, Action::Scale(3)), (at + 75, Action::Configure(8))]);
+        plan.spec.replicas = 1;
+        plan.stale_ms = 5_000;
+        plan.seed = at;
+        ends_well(plan);
+    }
+}
+
+/// Found by seed 89: where storage classes cannot be read, a claim that cannot grow was asked to grow in every pass.
+#[test]
+fn a_disk_that_cannot_grow_is_not_asked_in_every_pass() {
+    let mut plan = calm(&[(40, Action::Grow(20))]);
+    (plan.expandable, plan.may_read_classes) = (false, false);
+    ends_well(plan);
+}
