@@ -66,6 +66,7 @@ impl<F: Waiter> Waiter for Arc<F> {
 
 /// What a partition asks of its owner, once no lock is held.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant)] // Short-lived, and rarely the large one.
 pub enum Outgoing {
     /// Propose this to the controller and bring the outcome to [`HostedPartition::on_alter_result`], exactly once.
     Propose(IsrProposal),

@@ -65,7 +65,7 @@ impl ExtraListener {
 }
 
 /// The text form of a list.
-pub(super) fn show(listeners: &Vec<ExtraListener>) -> String {
+pub(super) fn show(listeners: &[ExtraListener]) -> String {
     listeners.iter().map(ExtraListener::show).collect::<Vec<_>>().join(",")
 }
 

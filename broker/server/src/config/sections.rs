@@ -63,7 +63,7 @@ impl ListenersConfig {
                     "Further Kafka listeners; who asks through one is told the brokers' addresses for that one",
                     Some(Vec::new()),
                     listeners::ACCEPTED,
-                    listeners::show,
+                    |all| listeners::show(all),
                     listeners::parse,
                 )
                 .unwrap_or_default(),
