@@ -20,11 +20,11 @@ pub fn validate(spec: &ChronikClusterSpec) -> Vec<String> {
     {
         problems.push(format!("spec.raft.voters is {voters}; it must be 1, 3, 5 or 7"));
     }
-    if !quantity::whole(&spec.storage.size).is_some_and(|size| size > 0) {
+    if quantity::whole(&spec.storage.size).is_none_or(|size| size == 0) {
         problems.push(format!("spec.storage.size is {:?}; it must be a size such as 10Gi", spec.storage.size.0));
     }
     if let Some(throttle) = &spec.rebalance.throttle
-        && !quantity::whole(throttle).is_some_and(|rate| rate > 0)
+        && quantity::whole(throttle).is_none_or(|rate| rate == 0)
     {
         problems.push(format!("spec.rebalance.throttle is {:?}; it must be bytes per second such as 50Mi", throttle.0));
     }

@@ -231,7 +231,7 @@ fn set_view(set: &StatefulSet) -> SetView {
         status_replicas: status.map_or(0, |s| s.replicas),
         observed: status.and_then(|s| s.observed_generation) == set.metadata.generation,
         terminating: set.metadata.deletion_timestamp.is_some(),
-        claim_size: claims.map(|claim| requested(claim)),
+        claim_size: claims.map(requested),
         deletes_claims: spec
             .and_then(|s| s.persistent_volume_claim_retention_policy.as_ref())
             .and_then(|p| p.when_scaled.as_deref())
