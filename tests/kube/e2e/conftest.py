@@ -1,5 +1,6 @@
 """Fixtures: one Kubernetes per session, one operator in it, one namespace per test. Nothing survives the session."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from support.ccl import Cluster  # noqa: E402
 from support.kube import TOP, Kube  # noqa: E402
 from support.load import Load  # noqa: E402
 
+# Names are cut; the one before may still be on its way out.
+NUMBERS = itertools.count(1)
 IMAGES = [Path(p) for p in os.environ.get("CHRONIK_IMAGES", "").split(":") if p]
 
 
@@ -44,7 +47,7 @@ def kube():
 @pytest.fixture
 def namespace(kube, request):
     """A namespace of the test's own. Kubernetes takes a quarter of a minute to delete one; nobody waits for that."""
-    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
+    name = f"t{next(NUMBERS)}-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:36].strip("-")
     kube.namespace(name)
     yield name
     kube.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
