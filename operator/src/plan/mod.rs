@@ -220,6 +220,8 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
     // The one that proceeds is what the user wants to see; among those held back, the first.
     let doing = waiting.iter().find(|d| d.holds.is_empty()).or_else(|| waiting.first()).cloned();
     let again = match &doing {
+        // Nothing to do, but not everybody was seen.
+        None if !view.unknown().is_empty() => HELD,
         None => STEADY,
         Some(doing) if doing.holds.is_empty() => SOON,
         Some(doing) if doing.holds.iter().all(|hold| passes_soon(hold.gate)) => SOON,
@@ -243,6 +245,7 @@ pub const fn passes_soon(gate: Gate) -> bool {
             | Gate::ReplicasNotMoved
             | Gate::LeadersNotMoved
             | Gate::OperationInProgress
+            | Gate::StorageResizePending
             | Gate::BrokerRefused
     )
 }

@@ -89,7 +89,6 @@ pub(super) fn healthy(size: i32) -> View {
             observed: true,
             terminating: false,
             claim_size: Some(10),
-            deletes_claims: false,
         }),
         pods: ids().map(|n| (n, pod(n))).collect(),
         claims: ids().map(|n| (n, claim(n))).collect(),

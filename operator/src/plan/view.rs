@@ -29,8 +29,6 @@ pub struct SetView {
     pub terminating: bool,
     /// Bytes that its claim template asks for; None = it has none.
     pub claim_size: Option<u64>,
-    /// Its `whenScaled: Delete`.
-    pub deletes_claims: bool,
 }
 
 /// A broker's pod.
@@ -232,10 +230,6 @@ fn set_view(set: &StatefulSet) -> SetView {
         observed: status.and_then(|s| s.observed_generation) == set.metadata.generation,
         terminating: set.metadata.deletion_timestamp.is_some(),
         claim_size: claims.map(requested),
-        deletes_claims: spec
-            .and_then(|s| s.persistent_volume_claim_retention_policy.as_ref())
-            .and_then(|p| p.when_scaled.as_deref())
-            == Some("Delete"),
     }
 }
 

@@ -170,8 +170,9 @@ fn degraded(
         if op.kind == Operation::ScaleDown && age(op.started_at.0) > input.wanted.scale_down_timeout {
             return Some(("ScaleDownTimeout", format!("{kind} takes longer than spec.scaleDown.timeout")));
         }
-        let waits =
-            |b: &&crate::api::BlockedBy| matches!(b.gate, Gate::PodNotReady | Gate::UnderReplicated | Gate::PodNotGone);
+        let waits = |b: &&crate::api::BlockedBy| {
+            matches!(b.gate, Gate::PodNotReady | Gate::UnderReplicated | Gate::PodNotGone | Gate::StorageResizePending)
+        };
         if let Some(blocked) = op.blocked_by.iter().find(waits)
             && age(blocked.since.0) > input.wanted.recover_timeout
         {
