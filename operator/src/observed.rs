@@ -91,6 +91,8 @@ pub struct SelfFacts {
     pub disk_used_bytes: u64,
     /// Size of its disk.
     pub disk_total_bytes: u64,
+    /// Bytes of its partition logs: what others would have to take over if it left.
+    pub data_bytes: u64,
     /// Its log directory failed.
     pub log_dir_offline: bool,
     /// Since the process began.

@@ -25,6 +25,7 @@ fn myself(said: pb::Self_) -> SelfFacts {
         not_ready_because: said.not_ready_because,
         disk_used_bytes: said.disk_used_bytes,
         disk_total_bytes: said.disk_total_bytes,
+        data_bytes: said.data_bytes,
         log_dir_offline: said.log_dir_offline,
         uptime_ms: said.uptime_ms,
     }

@@ -191,20 +191,15 @@ fn not_now(view: &View, cluster: &ClusterFacts, leader: NodeId, victim: NodeId) 
     insufficient_disk(view, victim)
 }
 
-/// A disk is not filled beyond nine tenths. Brokers whose disks are one and the same file system, as in tests and on small machines, need no
-/// room for what only changes hands.
+/// Others take what it has, and are filled to nine tenths at most.
 fn insufficient_disk(view: &View, victim: NodeId) -> Option<super::Hold> {
-    let (used, total) = view.facts(victim).map(|f| (f.myself.disk_used_bytes, f.myself.disk_total_bytes))?;
-    let mut free = 0_u64;
-    for (_, facts) in view.known().filter(|(node, facts)| *node != victim && facts.myself.disk_total_bytes > 0) {
-        let other = &facts.myself;
-        if other.disk_total_bytes == total && other.disk_used_bytes.abs_diff(used) <= total / 1000 {
-            return None;
-        }
-        free = free.saturating_add((other.disk_total_bytes / 10 * 9).saturating_sub(other.disk_used_bytes));
-    }
-    (total > 0 && used > free).then(|| super::Hold {
+    let data = view.facts(victim)?.myself.data_bytes;
+    let others = view.known().filter(|(node, facts)| *node != victim && facts.myself.disk_total_bytes > 0);
+    let free: u64 = others
+        .map(|(_, facts)| (facts.myself.disk_total_bytes / 10 * 9).saturating_sub(facts.myself.disk_used_bytes))
+        .fold(0, u64::saturating_add);
+    (data > free).then(|| super::Hold {
         gate: Gate::InsufficientDisk,
-        message: format!("broker {victim} has {used} bytes, the others can take {free}"),
+        message: format!("broker {victim} holds {data} bytes of records, the others can take {free}"),
     })
 }

@@ -277,7 +277,7 @@ fn removal_fails_closed() {
             "a full disk",
             |v| {
                 if let Some(Answer::Known(f)) = v.brokers.get_mut(&NodeId(5)) {
-                    (f.myself.disk_used_bytes, f.myself.disk_total_bytes) = (900, 1000);
+                    f.myself.data_bytes = 900;
                 }
             },
             Gate::InsufficientDisk,

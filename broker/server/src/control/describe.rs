@@ -52,6 +52,7 @@ impl ControlApi {
             disk_total_bytes: total,
             log_dir_offline: self.myself.log_dir_offline(),
             uptime_ms: u64::try_from(self.myself.uptime().as_millis()).unwrap_or(u64::MAX),
+            data_bytes: self.myself.sizes().into_iter().map(|(_, _, bytes)| bytes).sum(),
         }
     }
 

@@ -30,7 +30,8 @@ impl Brokers {
     /// What a broker says; None = it does not answer.
     pub fn describe(&self, now: u64, id: Id, rng: &mut Rng) -> Option<BrokerFacts> {
         let process = self.processes.get(&id)?;
-        if process.unreachable_until > now || matches!(process.run, super::Run::Crashed(_) | super::Run::Booting { .. }) {
+        if process.unreachable_until > now || matches!(process.run, super::Run::Crashed(_) | super::Run::Booting { .. })
+        {
             return None;
         }
         let disk = self.disk(id).cloned().unwrap_or_default();
@@ -46,6 +47,7 @@ impl Brokers {
             not_ready_because: not_ready.unwrap_or_default().to_owned(),
             disk_used_bytes: disk.used * GIB,
             disk_total_bytes: disk.capacity * GIB,
+            data_bytes: disk.used * GIB,
             log_dir_offline: false,
             uptime_ms: now.saturating_sub(process.since),
         };
@@ -85,7 +87,8 @@ impl Brokers {
         let live = self.live();
         let counts = self.replica_counts();
         let ids = |set: &std::collections::BTreeSet<Id>| set.iter().map(|id| NodeId(*id)).collect();
-        let partitions = |test: &dyn Fn(&super::Partition) -> bool| count(self.partitions.iter().filter(|p| test(p)).count());
+        let partitions =
+            |test: &dyn Fn(&super::Partition) -> bool| count(self.partitions.iter().filter(|p| test(p)).count());
         let largest = |internal: bool| {
             let of = self.partitions.iter().filter(|p| self.topics[p.topic].internal == internal);
             of.map(|p| (p.target.as_ref().map_or(p.replicas.len(), Vec::len), p.topic)).max()
@@ -262,7 +265,7 @@ impl Brokers {
                 if !self.serves(id) || self.lag(id) > MAX_LAG {
                     return retry(format!("{id} has not caught up"));
                 }
-                if live + 1 < (voters.len() + 1) / 2 + 1 {
+                if live < voters.len().div_ceil(2) {
                     return refused("the voters would lose their majority");
                 }
                 self.quorum.learners.remove(&id);
