@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use chronik_operator::api::{ChronikCluster, ChronikClusterStatus};
 use chronik_operator::observed::{BrokerFacts, NodeId};
 use chronik_operator::ports::{
-    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kube, KubeError, LeadersMoved, Object,
-    ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
+    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kube, KubeError, LeadersMoved,
+    Object, ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -97,7 +97,10 @@ impl Client {
                     let answer = act(world);
                     world.retell();
                     if fault == Fault::After {
-                        world.tell("kube", format_args!("operator {} does not learn what became of its call", self.operator));
+                        world.tell(
+                            "kube",
+                            format_args!("operator {} does not learn what became of its call", self.operator),
+                        );
                         unavailable()
                     } else {
                         answer
@@ -203,7 +206,10 @@ impl Kube for Client {
             world.judge_apply(self.operator, object);
             let result = world.kube.apply(crate::kubernetes::Cluster::operator(), object);
             let reference = object.reference();
-            world.tell("operator", format_args!("{} applies {reference}{}: {result:?}", self.operator, replicas(object)));
+            world.tell(
+                "operator",
+                format_args!("{} applies {reference}{}: {result:?}", self.operator, replicas(object)),
+            );
             result.map(drop)
         })
         .await
@@ -258,13 +264,18 @@ impl Kube for Client {
             let result = world.kube.set_status(uid, resource_version, status);
             if !matches!(result, Ok((_, false))) {
                 let operation = status.operation.as_ref().map(|o| {
-                    let gates: Vec<String> = o.blocked_by.iter().map(|b| format!("{}: {}", b.gate, b.message)).collect();
+                    let gates: Vec<String> =
+                        o.blocked_by.iter().map(|b| format!("{}: {}", b.gate, b.message)).collect();
                     format!("{:?}/{:?} {:?} {gates:?}", o.kind, o.step, o.node_id)
                 });
                 let (phase, done) = (status.phase, result.as_ref().map(drop));
                 world.tell(
                     "operator",
-                    format_args!("{} says {phase:?} {} {changed}: {done:?}", self.operator, operation.unwrap_or_default()),
+                    format_args!(
+                        "{} says {phase:?} {} {changed}: {done:?}",
+                        self.operator,
+                        operation.unwrap_or_default()
+                    ),
                 );
             }
             result.map(|(version, _)| version)

@@ -58,7 +58,9 @@ impl World {
     /// Paused means that nothing is changed.
     pub fn judge_paused(&mut self, operator: usize, what: &str) {
         match self.pass(operator).cluster {
-            Some(cluster) if cluster.spec.paused => self.wrong(format!("the cluster is paused and the operator {what}")),
+            Some(cluster) if cluster.spec.paused => {
+                self.wrong(format!("the cluster is paused and the operator {what}"))
+            }
             Some(_) => {}
             None => self.wrong(format!("there is no cluster and the operator {what}")),
         }
@@ -228,7 +230,9 @@ impl World {
             }
             QuorumChange::Remove(node) if quorum.voters.contains(&node.0) => {
                 if node.0 <= wanted && votes <= voters {
-                    self.wrong(format!("voter {node} of {votes} is removed, and {voters} are wanted of {wanted} brokers"));
+                    self.wrong(format!(
+                        "voter {node} of {votes} is removed, and {voters} are wanted of {wanted} brokers"
+                    ));
                 }
             }
             QuorumChange::Remove(_) | QuorumChange::TransferLeader(_) => {}
@@ -266,7 +270,11 @@ impl World {
                 self.wrong(format!("{} has held since {:?} and now says {:?}", held.gate, earlier.since, held.since));
             }
         }
-        if old.kind == new.kind && old.node_id == new.node_id && old.started_at != new.started_at && old.step == new.step {
+        if old.kind == new.kind
+            && old.node_id == new.node_id
+            && old.started_at != new.started_at
+            && old.step == new.step
+        {
             self.wrong(format!("{:?} began at {:?} and now says {:?}", new.kind, old.started_at, new.started_at));
         }
     }

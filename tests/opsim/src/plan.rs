@@ -101,7 +101,8 @@ impl Plan {
         let rng = &mut rng;
         let replicas = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5]).unwrap_or(&3);
         let mut spec = ChronikClusterSpec { replicas, ..ChronikClusterSpec::default() };
-        let whichever = |rng: &mut Rng, odds| if rng.chance(odds) { RetentionPolicy::Delete } else { RetentionPolicy::Retain };
+        let whichever =
+            |rng: &mut Rng, odds| if rng.chance(odds) { RetentionPolicy::Delete } else { RetentionPolicy::Retain };
         spec.storage.retention.when_scaled = whichever(rng, 300);
         spec.storage.retention.when_deleted = whichever(rng, 300);
         if rng.chance(200) {
@@ -140,11 +141,13 @@ impl Plan {
 
     fn topics(rng: &mut Rng, replicas: i32) -> Vec<Topic> {
         let brokers = usize::try_from(replicas).unwrap_or(1);
-        let mut topics = vec![topic("__consumer_offsets", 3, brokers.min(3), brokers.min(3).saturating_sub(1).max(1), true)];
+        let mut topics =
+            vec![topic("__consumer_offsets", 3, brokers.min(3), brokers.min(3).saturating_sub(1).max(1), true)];
         for at in 0..rng.between(1, 3) {
             let most = if rng.chance(600) { 3.min(brokers) } else { brokers.min(2) };
             let replication = usize::try_from(rng.between(1, most as u64)).unwrap_or(1);
-            let min_isr = if replication > 1 && rng.chance(150) { replication } else { replication.saturating_sub(1).max(1) };
+            let min_isr =
+                if replication > 1 && rng.chance(150) { replication } else { replication.saturating_sub(1).max(1) };
             topics.push(topic(&format!("t{at}"), rng.between(1, 6), replication, min_isr, false));
         }
         topics
@@ -157,7 +160,8 @@ impl Plan {
             let at = rng.between(20_000, self.calm_at.saturating_sub(20_000));
             let broker = i32::try_from(rng.below(u64::try_from(self.spec.replicas).unwrap_or(1) + 2)).unwrap_or(0);
             let action = match rng.below(100) {
-                0..=29 => {
+                0..=7 => self.wave(rng, at),
+                8..=29 => {
                     let to = *rng.pick(&[1, 2, 3, 3, 4, 5, 5, 6]).unwrap_or(&3);
                     if rng.chance(400) {
                         // Taken back, perhaps in the middle of a drain.
@@ -166,8 +170,8 @@ impl Plan {
                     }
                     Action::Scale(to)
                 }
-                30..=39 => Action::Configure(rng.below(1000)),
-                40..=43 => Action::Image(rng.below(1000)),
+                30..=41 => Action::Configure(rng.below(1000)),
+                42..=43 => Action::Image(rng.below(1000)),
                 44..=47 => {
                     self.actions.push((at + rng.between(5_000, 60_000), Action::Mend));
                     if rng.chance(500) { Action::ImageBadly } else { Action::ConfigureBadly }
@@ -202,12 +206,26 @@ impl Plan {
                 95..=96 => Action::Approve,
                 _ => {
                     let replication = usize::try_from(rng.between(1, 3)).unwrap_or(1);
-                    Action::Topic(topic(&format!("late{at}"), rng.between(1, 4), replication, replication.saturating_sub(1).max(1), false))
+                    Action::Topic(topic(
+                        &format!("late{at}"),
+                        rng.between(1, 4),
+                        replication,
+                        replication.saturating_sub(1).max(1),
+                        false,
+                    ))
                 }
             };
             self.actions.push((at, action));
         }
         self.actions.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Up, down, and up again in the middle of the drain.
+    fn wave(&mut self, rng: &mut Rng, at: u64) -> Action {
+        let down = at + rng.between(15_000, 60_000);
+        self.actions.push((down, Action::Scale(3)));
+        self.actions.push((down + rng.between(1_000, 12_000), Action::Scale(5)));
+        Action::Scale(5)
     }
 
     /// The size of a disk as the spec has it.

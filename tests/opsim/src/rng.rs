@@ -11,12 +11,12 @@ impl Rng {
     #[must_use]
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xA24B_AED4_963E_E407));
-        rng.next();
+        rng.draw();
         rng
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,7 +26,7 @@ impl Rng {
 
     /// In `0..n`; 0 for an empty range.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next().checked_rem(n).unwrap_or(0)
+        self.draw().checked_rem(n).unwrap_or(0)
     }
 
     /// In `low..=high`.
@@ -53,7 +53,7 @@ mod tests {
     fn a_seed_means_the_same_stream_and_streams_differ() {
         let draw = |seed, stream| {
             let mut rng = Rng::new(seed, stream);
-            [rng.next(), rng.next(), rng.between(3, 5)]
+            [rng.draw(), rng.draw(), rng.between(3, 5)]
         };
         assert_eq!(draw(1, 1), draw(1, 1));
         assert_ne!(draw(1, 1)[..2], draw(1, 2)[..2]);

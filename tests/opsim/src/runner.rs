@@ -130,7 +130,9 @@ impl Runner {
                         break;
                     }
                 }
-                Some(what) if now > begin + BOUND_MS => return Err(format!("{} s after the faults: {what}", (now - begin) / 1000)),
+                Some(what) if now > begin + BOUND_MS => {
+                    return Err(format!("{} s after the faults: {what}", (now - begin) / 1000));
+                }
                 Some(_) => still_since = None,
             }
         }
@@ -183,10 +185,26 @@ impl Runner {
             let world = &mut *lock(&self.world);
             let hostile = world.hostile;
             // The second is slow: it is the one whose lease has run out.
-            let most = if !hostile { 80 } else if at > 0 && world.rng.chance(700) { 1 } else { 40 };
+            let most = if !hostile {
+                80
+            } else if at > 0 && world.rng.chance(700) {
+                1
+            } else {
+                40
+            };
             let budget = if hostile { world.rng.between(1, most) } else { most };
             let kill_now = std::mem::take(&mut world.kill_operator);
-            (world.now, budget, if kill_now { 1000 } else if hostile { world.plan.kills } else { 0 })
+            (
+                world.now,
+                budget,
+                if kill_now {
+                    1000
+                } else if hostile {
+                    world.plan.kills
+                } else {
+                    0
+                },
+            )
         };
         if self.operators[at].pass.is_none() {
             if self.operators[at].next_at > now {
@@ -223,8 +241,8 @@ impl Runner {
         let world = &mut *lock(&self.world);
         let now = timestamp(world.now);
         let fresh = Fresh {
-            cluster_id: format!("cluster-{:08x}", world.rng.next() >> 32),
-            token: format!("token-{:08x}", world.rng.next() >> 32),
+            cluster_id: format!("cluster-{:08x}", world.rng.draw() >> 32),
+            token: format!("token-{:08x}", world.rng.draw() >> 32),
         };
         world.passes.insert(operator.number, Pass { began: world.now, ..Pass::default() });
         let settings = self.settings.clone();
@@ -252,7 +270,8 @@ impl Runner {
                 let wait = match ended {
                     Ok(outcome) => {
                         operator.failures = 0;
-                        let asked = outcome.map_or(5_000, |o| u64::try_from(o.requeue_after.as_millis()).unwrap_or(u64::MAX));
+                        let asked =
+                            outcome.map_or(5_000, |o| u64::try_from(o.requeue_after.as_millis()).unwrap_or(u64::MAX));
                         // A watch wakes it, too: something changes all the time while anything is under way.
                         let watched = if world.unsettled().is_some() { world.rng.between(500, 3_000) } else { 30_000 };
                         asked.min(watched).min(60_000)

@@ -93,7 +93,9 @@ impl World {
         if registered != all {
             return Some(format!("registered are {registered:?} of {replicas}"));
         }
-        if let Some((id, _)) = brokers.registered.iter().find(|(id, broker)| broker.cordoned && **id <= cluster.spec.replicas) {
+        if let Some((id, _)) =
+            brokers.registered.iter().find(|(id, broker)| broker.cordoned && **id <= cluster.spec.replicas)
+        {
             return Some(format!("broker {id} is cordoned and shall stay"));
         }
         let members: BTreeSet<Id> = brokers.quorum.voters.union(&brokers.quorum.learners).copied().collect();
@@ -110,7 +112,9 @@ impl World {
             return Some("partitions are being moved".into());
         }
         let behind = brokers.partitions.iter().find(|p| p.isr.len() < p.replicas.len() || p.leader.is_none());
-        behind.map(|p| format!("{}-{} has {:?} of {:?} in sync", brokers.topics[p.topic].name, p.number, p.isr, p.replicas))
+        behind.map(|p| {
+            format!("{}-{} has {:?} of {:?} in sync", brokers.topics[p.topic].name, p.number, p.isr, p.replicas)
+        })
     }
 
     fn unsettled_storage(&self, cluster: &ChronikCluster, replicas: i32) -> Option<String> {

@@ -49,7 +49,12 @@ fn three_brokers_become_five_and_three_again_under_kills() {
 #[test]
 fn a_stale_list_never_undoes_a_change_of_the_size() {
     for at in 40..56 {
-        let mut plan = calm(&[(40, Action::Scale(5)), (at, Action::Configure(7)), (at + 60, Action::Scale(3)), (at + 75, Action::Configure(8))]);
+        let mut plan = calm(&[
+            (40, Action::Scale(5)),
+            (at, Action::Configure(7)),
+            (at + 60, Action::Scale(3)),
+            (at + 75, Action::Configure(8)),
+        ]);
         plan.spec.replicas = 1;
         plan.stale_ms = 5_000;
         plan.seed = at;

@@ -1,10 +1,10 @@
-//! A couple of hundred worlds, always the same ones; fresh ones are for `tests/tools/opsim.sh`.
+//! A hundred worlds, always the same ones; fresh ones are for `tests/tools/opsim.sh`.
 
 use chronik_opsim::runner::run;
 
 #[test]
-fn two_hundred_worlds_end_well() {
-    for seed in 1..=200 {
+fn a_hundred_worlds_end_well() {
+    for seed in 1..=100 {
         let report = run(seed, false);
         assert!(
             report.failure.is_none(),
@@ -29,11 +29,11 @@ fn one_seed_tells_the_same_story_twice() {
 #[test]
 fn operators_are_killed_and_pass_again_all_the_same() {
     let (mut kills, mut passes) = (0, 0);
-    for seed in 300..330 {
+    for seed in 300..320 {
         let report = run(seed, false);
         kills += report.kills;
         passes += report.passes;
     }
-    assert!(kills > 30, "{kills} kills");
-    assert!(passes > 3_000, "{passes} passes");
+    assert!(kills > 15, "{kills} kills");
+    assert!(passes > 800, "{passes} passes");
 }

@@ -12,8 +12,6 @@ mod partitions;
 mod process;
 mod quorum;
 
-
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

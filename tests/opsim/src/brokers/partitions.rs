@@ -138,9 +138,8 @@ impl Brokers {
     /// Somebody must hold what was acknowledged.
     pub(super) fn check_data(&mut self) {
         let lost = self.partitions.iter().enumerate().find_map(|(index, p)| {
-            let holds = |id: &Id| {
-                self.disk(*id).is_some_and(|disk| disk.logs.get(&index).copied().unwrap_or(0) >= p.acked)
-            };
+            let holds =
+                |id: &Id| self.disk(*id).is_some_and(|disk| disk.logs.get(&index).copied().unwrap_or(0) >= p.acked);
             (p.acked > 0 && !p.replicas.iter().any(holds)).then(|| {
                 let topic = &self.topics[p.topic].name;
                 format!("{topic}-{}: nobody of {:?} holds {} acknowledged records", p.number, p.replicas, p.acked)
@@ -195,14 +194,19 @@ impl Brokers {
         let live = self.live();
         let able = |id: &Id| live.contains(id) && self.registered.get(id).is_some_and(|b| !b.cordoned);
         let cordoned = |id: &Id| self.registered.get(id).is_some_and(|b| b.cordoned);
-        let mut counts: BTreeMap<Id, usize> = self.registered.keys().copied().filter(|id| able(id)).map(|id| (id, 0)).collect();
+        let mut counts: BTreeMap<Id, usize> =
+            self.registered.keys().copied().filter(|id| able(id)).map(|id| (id, 0)).collect();
         for p in &self.partitions {
             for id in p.target.as_ref().unwrap_or(&p.replicas) {
                 counts.entry(*id).and_modify(|count| *count += 1);
             }
         }
         let emptiest = |except: &[Id]| {
-            counts.iter().filter(|(id, _)| !except.contains(id)).min_by_key(|(id, count)| (**count, **id)).map(|(id, _)| *id)
+            counts
+                .iter()
+                .filter(|(id, _)| !except.contains(id))
+                .min_by_key(|(id, count)| (**count, **id))
+                .map(|(id, _)| *id)
         };
         let mut blocked = None;
         for (index, p) in self.partitions.iter().enumerate().filter(|(_, p)| p.target.is_none()) {
@@ -228,11 +232,12 @@ impl Brokers {
         if counts.get(&heir).copied().unwrap_or(0) + 1 >= *most {
             return Ok(None);
         }
-        let from_fullest = self.partitions.iter().enumerate().find(|(_, p)| {
-            p.target.is_none() && p.replicas.contains(fullest) && !p.replicas.contains(&heir)
-        });
-        Ok(from_fullest.map(|(index, p)| {
-            (index, p.replicas.iter().map(|id| if id == fullest { heir } else { *id }).collect())
-        }))
+        let from_fullest = self
+            .partitions
+            .iter()
+            .enumerate()
+            .find(|(_, p)| p.target.is_none() && p.replicas.contains(fullest) && !p.replicas.contains(&heir));
+        Ok(from_fullest
+            .map(|(index, p)| (index, p.replicas.iter().map(|id| if id == fullest { heir } else { *id }).collect())))
     }
 }

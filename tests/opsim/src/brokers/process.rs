@@ -159,10 +159,10 @@ impl Brokers {
     }
 
     fn set_run(&mut self, id: Id, run: Run) {
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.run = run.clone();
-        }
         self.tell(format!("broker {id}: {run:?}"));
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.run = run;
+        }
     }
 
     /// The start-up order of a broker, as far as its identity goes.
@@ -181,7 +181,7 @@ impl Brokers {
             *volume = Volume { capacity: volume.capacity, used: volume.used, aside, ..Volume::default() };
         }
         if volume.directory.is_empty() {
-            volume.directory = format!("dir-{id}-{:08x}", rng.next() >> 32);
+            volume.directory = format!("dir-{id}-{:08x}", rng.draw() >> 32);
             volume.cluster.clone_from(&file.cluster);
         } else if volume.cluster != file.cluster {
             return Run::Crashed("its disk belongs to another cluster");
@@ -210,7 +210,10 @@ impl Brokers {
         }
         self.foundings += 1;
         if self.foundings > 1 {
-            self.broken(format!("{together:?} founded a second cluster; the first had voters {:?}", self.quorum.voters));
+            self.broken(format!(
+                "{together:?} founded a second cluster; the first had voters {:?}",
+                self.quorum.voters
+            ));
             return;
         }
         self.tell(format!("{together:?} found the cluster of {founders:?}"));

@@ -172,9 +172,8 @@ impl Brokers {
         for id in serving {
             self.heartbeat(now, id);
         }
-        let silent = |(id, broker): (&Id, &Registration)| {
-            (!broker.fenced && broker.seen + SESSION_MS < now).then_some(*id)
-        };
+        let silent =
+            |(id, broker): (&Id, &Registration)| (!broker.fenced && broker.seen + SESSION_MS < now).then_some(*id);
         let silent: Vec<Id> = self.registered.iter().filter_map(silent).collect();
         for id in silent {
             self.fence(id);
@@ -197,10 +196,8 @@ impl Brokers {
             }
             let old = self.registered.remove(&id).unwrap_or_default();
             let epoch = self.quorum.last;
-            self.registered.insert(
-                id,
-                Registration { epoch, fenced: true, directory, incarnation, version, seen: now, ..old },
-            );
+            self.registered
+                .insert(id, Registration { epoch, fenced: true, directory, incarnation, version, seen: now, ..old });
             self.tell(format!("broker {id} registers"));
             self.commit();
         }

@@ -242,7 +242,12 @@ mod tests {
     #[test]
     fn what_another_manager_owns_survives_and_what_the_applier_drops_goes() {
         let (mut live, mut owners) = (json!({}), Owners::new());
-        applied(&mut live, &mut owners, "operator", &json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"x": 1}}));
+        applied(
+            &mut live,
+            &mut owners,
+            "operator",
+            &json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"x": 1}}),
+        );
         applied(&mut live, &mut owners, "user", &json!({"metadata": {"labels": {"c": "3"}}}));
         applied(&mut live, &mut owners, "operator", &json!({"metadata": {"labels": {"a": "1"}}, "spec": {"x": 2}}));
         assert_eq!(live, json!({"metadata": {"labels": {"a": "1", "c": "3"}}, "spec": {"x": 2}}));

@@ -365,7 +365,12 @@ impl Cluster {
             let mut spec = value.get("spec").cloned().unwrap_or_default();
             if let Some(spec) = spec.as_object_mut() {
                 for free in [
-                    "replicas", "ordinals", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit",
+                    "replicas",
+                    "ordinals",
+                    "template",
+                    "updateStrategy",
+                    "minReadySeconds",
+                    "revisionHistoryLimit",
                     "persistentVolumeClaimRetentionPolicy",
                 ] {
                     spec.remove(free);
@@ -376,7 +381,9 @@ impl Cluster {
         if fixed(before) == fixed(after) {
             return Ok(());
         }
-        Err(KubeError::Invalid("updates to statefulset spec for fields other than 'replicas', 'template', ... are forbidden".into()))
+        Err(KubeError::Invalid(
+            "updates to statefulset spec for fields other than 'replicas', 'template', ... are forbidden".into(),
+        ))
     }
 
     /// Another manager puts an annotation on a child.
@@ -394,7 +401,8 @@ impl Cluster {
             let annotations = template.entry("annotations").or_insert_with(|| serde_json::json!({}));
             annotations["kubectl.kubernetes.io/restartedAt"] = serde_json::json!(timestamp(now).to_string());
         }
-        let annotation = value.pointer("/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt").cloned();
+        let annotation =
+            value.pointer("/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt").cloned();
         let owned = serde_json::json!({"metadata": {"name": NAME}, "spec": {"template": {"metadata": {"annotations": {
             "kubectl.kubernetes.io/restartedAt": annotation}}}}});
         self.overlay(&reference, "kubectl", &owned);

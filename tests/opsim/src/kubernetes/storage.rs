@@ -96,7 +96,9 @@ impl Cluster {
             }
             if gibibytes(&size) > claim.request() {
                 if !expandable {
-                    return Err(KubeError::Forbidden("only dynamically provisioned claims of an expandable class can grow".into()));
+                    return Err(KubeError::Forbidden(
+                        "only dynamically provisioned claims of an expandable class can grow".into(),
+                    ));
                 }
                 let resources = claim.claim.spec.as_mut().and_then(|spec| spec.resources.as_mut());
                 if let Some(requests) = resources.and_then(|resources| resources.requests.as_mut()) {

@@ -168,7 +168,9 @@ impl Cluster {
         let mut changed = false;
         for (name, claim) in &mut self.claims {
             let Some(pod) = name.strip_prefix("data-") else { continue };
-            let Some(ordinal) = pod.strip_prefix(&format!("{NAME}-")).and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Some(ordinal) = pod.strip_prefix(&format!("{NAME}-")).and_then(|n| n.parse::<i32>().ok()) else {
+                continue;
+            };
             let condemned = ordinal >= replicas && !retains(set, false);
             let owners = match self.pods.get(pod) {
                 Some(state) if condemned => {
@@ -270,7 +272,11 @@ impl Cluster {
         self.nodes_down.retain(|_, until| *until > now);
         let names: Vec<String> = self.pods.keys().cloned().collect();
         for name in names {
-            if self.pods.get(&name).is_some_and(|state| !self.nodes_down.contains_key(&state.ordinal) && state.runs_well(brokers)) {
+            if self
+                .pods
+                .get(&name)
+                .is_some_and(|state| !self.nodes_down.contains_key(&state.ordinal) && state.runs_well(brokers))
+            {
                 continue;
             }
             let Some(mut state) = self.pods.get(&name).cloned() else { continue };
@@ -328,7 +334,7 @@ impl Cluster {
                 let process = Process {
                     run: Run::Joining,
                     volume: uid,
-                    incarnation: format!("run-{:08x}", rng.next() >> 32),
+                    incarnation: format!("run-{:08x}", rng.draw() >> 32),
                     version: state.image().to_owned(),
                     faulty,
                     unreachable_until: 0,
@@ -370,8 +376,7 @@ impl Cluster {
             started: Some(process.is_some()),
             state: Some(ContainerState {
                 running: waiting.is_none().then_some(running),
-                waiting: waiting
-                    .map(|reason| ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
+                waiting: waiting.map(|reason| ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
                 terminated: None,
             }),
             ..ContainerStatus::default()
