@@ -261,7 +261,12 @@ impl<D: Disk> Segments<D> {
             self.segments.push(segment);
         }
         let Some(segment) = self.segments.last_mut() else {
-            return Err(StorageFailed { action: "finding", path: self.dir.clone(), cause: "no segment".to_owned(), full: false });
+            return Err(StorageFailed {
+                action: "finding",
+                path: self.dir.clone(),
+                cause: "no segment".to_owned(),
+                full: false,
+            });
         };
         let head = if starts_segment { header(self.node, segment.number).to_vec() } else { Vec::new() };
         let position = segment.file.len() + head.len() as u64;
