@@ -91,7 +91,7 @@ mutants! {
     FenceNobody "fence-nobody" caught by [13];
     /// A broker that registers again after a restart gets its old epoch.
     ReuseBrokerEpoch "reuse-broker-epoch" caught by [8, 1];
-    /// A reassignment is complete as soon as it begins.
+    /// Replicas that a reassignment adds pass for in sync, and so it is complete as soon as it begins.
     CompleteBeforeSync "complete-before-sync" caught by [8, 1];
     /// A cancelled reassignment takes all earlier replicas for in sync.
     CancelTrustsAll "cancel-trusts-all" caught by [8, 1];

@@ -143,6 +143,11 @@ impl Transition<'_> {
 
     /// Ends the reassignment when those who stay can do without those who go.
     fn complete(&self, next: &mut PartitionState) {
+        if mutant!(CompleteBeforeSync) {
+            let late = next.adding.iter().filter(|node| self.active.contains(node) && !next.isr.contains(node));
+            let late: Vec<NodeId> = late.copied().collect();
+            next.isr.extend(late);
+        }
         if !is_complete(next, self.min_isr, |node| self.active.contains(&node)) {
             return;
         }
@@ -249,7 +254,7 @@ pub(super) fn is_complete(state: &PartitionState, min_isr: Option<usize>, active
     let stays = |node: &&NodeId| !state.removing.contains(node);
     let factor = state.replicas.iter().filter(stays).count();
     let in_sync = state.isr.iter().filter(stays).count();
-    let added = state.adding.iter().all(|node| state.isr.contains(node)) || mutant!(CompleteBeforeSync);
+    let added = state.adding.iter().all(|node| state.isr.contains(node));
     state.is_reassigning()
         && added
         && in_sync >= effective_min_isr(min_isr, factor)
