@@ -4,11 +4,12 @@
 //! what it leaves is cleared by [`super::repair`]. Progress lives in the brokers' metadata (cordoned, replicas, members) and, for
 //! the second look, in the status. Raising `replicas` takes it back until it has left the quorum; from then on it is finished.
 
-use super::{Doing, Flow, Step, View, Wanted, list};
+use super::{Doing, Flow, Step, View, Wanted, list, size};
 use crate::api::{Gate, Operation, OperationStep};
 use crate::mutant;
 use crate::observed::{ClusterFacts, NodeId};
 use crate::ports::QuorumChange;
+use crate::quantity;
 
 const KIND: Operation = Operation::ScaleDown;
 
@@ -70,6 +71,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View, victim: NodeId) -> Flow {
             }
             if broker.replicas > 0 && !mutant!(ShrinkUndrained) {
                 let doing = Doing::of(KIND, OperationStep::MoveReplicas, victim);
+                if let Some(blocked) = size::yields_to_roll(wanted, view) {
+                    return Flow::Wait(doing.held(Gate::ReplicasNotMoved, blocked));
+                }
                 return Flow::Act(
                     Step::Rebalance,
                     doing,
@@ -200,6 +204,10 @@ fn insufficient_disk(view: &View, victim: NodeId) -> Option<super::Hold> {
         .fold(0, u64::saturating_add);
     (data > free).then(|| super::Hold {
         gate: Gate::InsufficientDisk,
-        message: format!("broker {victim} holds {data} bytes of records, the others can take {free}"),
+        message: format!(
+            "broker {victim} holds about {} bytes of records, the others can take {}",
+            quantity::coarse(data),
+            quantity::coarse(free)
+        ),
     })
 }

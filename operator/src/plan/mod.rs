@@ -192,9 +192,10 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The next step.
 #[must_use]
 pub fn plan(wanted: &Wanted, view: &View) -> Plan {
-    let parts: [fn(&Wanted, &View) -> Flow; 8] = [
+    let parts: [fn(&Wanted, &View) -> Flow; 9] = [
         storage::plan,
         size::exist,
+        repair::offline,
         repair::broken,
         repair::departed,
         repair::bootstrap,

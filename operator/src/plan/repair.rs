@@ -4,13 +4,41 @@
 use std::time::Duration;
 
 use super::{Doing, Flow, Step, View, Wanted, list, roll};
-use crate::api::{Gate, Operation, OperationStep};
+use crate::api::{Gate, MAX_REPLICAS, Operation, OperationStep};
 use crate::mutant;
 use crate::observed::NodeId;
 use crate::ports::QuorumChange;
 
 /// How long nobody must have served before brokers without a quorum are restarted.
 const NOBODY_SERVES: Duration = Duration::from_secs(60);
+
+/// A process that has run for less has just been restarted.
+const JUST_STARTED_MS: u64 = 20_000;
+
+/// Restarts a broker whose log directory is offline once its disk has room: only a start takes a directory in again.
+pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
+    let room = |total: u64, used: u64| total > 0 && used < total / 10 * 9;
+    let curable = view.known().find(|(_, facts)| {
+        let broker = &facts.myself;
+        broker.log_dir_offline
+            && broker.uptime_ms >= JUST_STARTED_MS
+            && room(broker.disk_total_bytes, broker.disk_used_bytes)
+    });
+    let Some((node, pod)) = curable.and_then(|(node, _)| view.pods.get(&node).map(|pod| (node, pod))) else {
+        return Flow::Continue;
+    };
+    let doing = || Doing::of(Operation::Repair, OperationStep::RestartPod, node);
+    let missing = view.members().any(|node| !view.pods.contains_key(&node));
+    if missing || view.pods.values().any(|pod| pod.terminating) {
+        return Flow::Wait(doing().held(Gate::PodNotGone, "another pod is being made anew"));
+    }
+    let hold = view.leader().and_then(|(leader, cluster)| roll::unsafe_to_stop(view, leader, cluster, node));
+    if let Some(hold) = hold {
+        return Flow::Wait(Doing { holds: vec![hold], ..doing() });
+    }
+    let why = format!("the log directory of broker {node} is offline, and its disk has room");
+    Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(), why)
+}
 
 /// Restarts a pod that is not ready and runs an old template: the new one may be the cure.
 pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
@@ -59,8 +87,8 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
 
 /// Clears what a removed broker left: its membership, its registration, its disk.
 pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
-    let Some((_, cluster)) = view.leader().filter(|_| view.founded) else { return Flow::Continue };
     let size = view.size();
+    let Some((_, cluster)) = view.leader().filter(|_| view.founded) else { return missing_voters(view, size) };
     let known = cluster.voters.iter().chain(&cluster.learners).chain(cluster.brokers.keys());
     let Some(node) = known.copied().filter(|node| node.0 > size).max() else { return Flow::Continue };
     let doing = |step| Doing::of(Operation::ScaleDown, step, node);
@@ -85,6 +113,20 @@ pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
         return Flow::Act(step, doing(OperationStep::RetireDisk), format!("the disk of broker {node} is retired"));
     }
     Flow::Act(Step::Unregister(node), doing(OperationStep::Unregister), format!("broker {node} is forgotten"))
+}
+
+/// Brings back voters without whom nobody can lead. The drain never leaves any behind: another hand took their pods away, or they were
+/// overlooked when the brokers were started.
+fn missing_voters(view: &View, size: i32) -> Flow {
+    let best = view.known().map(|(_, facts)| &facts.cluster).max_by_key(|c| (c.term, c.applied_index));
+    let sure = view.founded && view.leader().is_none() && view.unknown().is_empty();
+    let Some(cluster) = best.filter(|_| sure) else { return Flow::Continue };
+    let here = cluster.voters.iter().filter(|voter| voter.0 <= size).count();
+    let last = cluster.voters.last().filter(|voter| voter.0 > size && voter.0 <= MAX_REPLICAS);
+    let Some(last) = last.filter(|_| here <= cluster.voters.len() / 2) else { return Flow::Continue };
+    let doing = Doing::of(Operation::Repair, OperationStep::AwaitPods, *last);
+    let why = format!("only {here} of the voters {} have pods; they return", list(cluster.voters.iter().copied()));
+    Flow::Act(Step::Resize { from: Some(size), to: last.0 }, doing, why)
 }
 
 /// Waits until the cluster is founded, says so once, and marks the disks.

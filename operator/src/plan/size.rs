@@ -2,7 +2,7 @@
 //!
 //! Removing is in [`super::drain`].
 
-use super::{Doing, Flow, Step, View, Wanted, drain, list};
+use super::{Doing, Flow, Step, View, Wanted, drain, list, roll};
 use crate::api::{Gate, Operation, OperationStep};
 use crate::mutant;
 use crate::observed::NodeId;
@@ -93,7 +93,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     if wanted.replicas < size {
         return drain::plan(wanted, view, NodeId(size));
     }
-    let Some(rebalance) = &view.rebalance else { return Flow::Continue };
+    if view.rebalance.is_none() {
+        return Flow::Continue;
+    }
     let kind = if view.doing(Operation::ScaleUp) { Operation::ScaleUp } else { Operation::Rebalance };
     if !view.settled() || !view.not_ready().is_empty() {
         return Flow::Wait(Doing::new(kind, OperationStep::AwaitPods).held(Gate::PodNotReady, not_ready(view)));
@@ -110,14 +112,16 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Wait(doing.held(Gate::BrokerStateUnknown, message));
     }
     let doing = Doing::new(kind, OperationStep::MoveReplicas);
-    if let Some(blocked) = &rebalance.blocked
-        && rebalance.in_flight == 0
-        && view.pods.values().any(|pod| pod.revision != wanted.revision)
-        && wanted.restarts_held.is_none()
-    {
-        return Flow::Wait(doing.held(Gate::ReplicasNotMoved, blocked.clone()));
+    if let Some(blocked) = yields_to_roll(wanted, view) {
+        return Flow::Wait(doing.held(Gate::ReplicasNotMoved, blocked));
     }
     Flow::Act(Step::Rebalance, doing, "replicas are spread over all brokers".into())
+}
+
+/// Nothing can be moved, and a restart that is due and possible now may be the cure: what stands in the way.
+pub(super) fn yields_to_roll(wanted: &Wanted, view: &View) -> Option<String> {
+    let blocked = view.rebalance.as_ref().filter(|r| r.in_flight == 0)?.blocked.clone()?;
+    matches!(roll::plan(wanted, view), Flow::Act(..)).then_some(blocked)
 }
 
 fn grow(wanted: &Wanted, view: &View, size: i32) -> Flow {

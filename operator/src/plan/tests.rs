@@ -482,6 +482,35 @@ fn a_broker_that_another_hand_took_away_with_its_replicas_returns() {
 }
 
 #[test]
+fn voters_that_another_hand_took_away_return_although_nobody_leads() {
+    let mut view = healthy(3);
+    let set = view.set.as_mut().unwrap();
+    (set.replicas, set.status_replicas, view.last_size) = (1, 1, 1);
+    view.pods.retain(|n, _| n.0 == 1);
+    view.brokers.retain(|n, _| n.0 == 1);
+    cluster(&mut view, |c| (c.leader, c.progress) = (None, BTreeMap::new()));
+    for replicas in [1, 3] {
+        assert_eq!(plan(&wanted(replicas), &view).step, Step::Resize { from: Some(1), to: 3 }, "{replicas}");
+    }
+    cluster(&mut view, |c| c.voters = [NodeId(1)].into());
+    assert_eq!(plan(&wanted(1), &view).step, Step::None, "removed voters stay away");
+}
+
+#[test]
+fn a_drain_that_cannot_move_anything_lets_the_restart_go_first_that_may_cure_it() {
+    let mut view = healthy(5);
+    broker(&mut view, 5, |b| b.cordoned = true);
+    broker(&mut view, 2, |b| b.leaders = 0);
+    view.rebalance = Some(RebalanceStatus { blocked: Some("no room".into()), ..Default::default() });
+    assert_eq!(plan(&wanted(4), &view).step, Step::Rebalance, "no restart is due");
+    let new = Wanted { revision: NEW.into(), ..wanted(4) };
+    let first = plan(&new, &view);
+    assert!(restarted(&first).is_some(), "{first:?}");
+    broker(&mut view, 2, |b| b.restart_blockers = 1);
+    assert_eq!(plan(&new, &view).step, Step::Rebalance, "a restart that is held cures nothing");
+}
+
+#[test]
 fn a_disk_returns_only_when_its_broker_is_forgotten() {
     let mut view = healthy(3);
     view.claims.insert(NodeId(4), view.claims[&NodeId(3)].clone());
@@ -498,4 +527,23 @@ fn nothing_but_waiting_before_the_cluster_is_founded() {
     view.brokers.insert(NodeId(3), Answer::Unknown("?".into()));
     let waits = plan(&wanted(5), &view);
     assert_eq!((waits.step, waits.doing.map(|d| d.kind)), (Step::None, Some(Operation::Bootstrap)));
+}
+
+#[test]
+fn a_broker_whose_log_directory_is_offline_is_restarted_once_its_disk_has_room() {
+    let failed = |used: u64, uptime_ms: u64| {
+        let mut view = healthy(3);
+        if let Some(Answer::Known(facts)) = view.brokers.get_mut(&NodeId(2)) {
+            (facts.myself.log_dir_offline, facts.myself.uptime_ms) = (true, uptime_ms);
+            facts.myself.disk_used_bytes = used;
+        }
+        view
+    };
+    let restart = Step::Restart { node: NodeId(2), uid: failed(50, 60_000).pods[&NodeId(2)].uid.clone() };
+    assert_eq!(plan(&wanted(3), &failed(50, 60_000)).step, restart);
+    assert_eq!(plan(&wanted(3), &failed(95, 60_000)).step, Step::None, "there is no room yet");
+    assert_eq!(plan(&wanted(3), &failed(50, 1_000)).step, Step::None, "it has just been restarted");
+    let mut view = failed(50, 60_000);
+    view.pods.get_mut(&NodeId(3)).unwrap().terminating = true;
+    assert_eq!(plan(&wanted(3), &view).step, Step::None, "another one is away");
 }
