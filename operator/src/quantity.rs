@@ -53,9 +53,26 @@ pub fn whole(quantity: &Quantity) -> Option<u64> {
     u64::try_from(value.div_euclid(1000) + i128::from(value.rem_euclid(1000) != 0)).ok()
 }
 
+/// The first two digits, for people: bytes that are on the move are another number at every look.
+#[must_use]
+pub const fn coarse(value: u64) -> u64 {
+    let mut unit = 1;
+    while value / unit >= 100 {
+        unit *= 10;
+    }
+    value / unit * unit
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_coarse_number_keeps_two_digits() {
+        for (value, expected) in [(0, 0), (7, 7), (99, 99), (109, 100), (12_999, 12_000), (u64::MAX, 18 * 10_u64.pow(18))] {
+            assert_eq!(coarse(value), expected);
+        }
+    }
 
     #[test]
     fn quantities_are_read_as_kubernetes_reads_them() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::{ChronikClusterSpec, ListenerType, MAX_REPLICAS, RESERVED_SETTINGS};
+use crate::api::{ChronikClusterSpec, ListenerType, MAX_REPLICAS, RESERVED_SETTINGS, StorageType};
 use crate::quantity;
 
 /// Everything that is wrong, for people; empty = valid.
@@ -34,6 +34,10 @@ pub fn validate(spec: &ChronikClusterSpec) -> Vec<String> {
         if value.is_some_and(|value| value < 1) {
             problems.push(format!("spec.{field} must be at least 1"));
         }
+    }
+    if spec.stopped && spec.storage.kind == StorageType::Ephemeral {
+        // Founded once, never again: empty brokers would wait for others to join.
+        problems.push("spec.stopped with storage.type Ephemeral would lose all data for good".to_owned());
     }
     for key in spec.config.keys().filter(|key| RESERVED_SETTINGS.contains(&key.as_str())) {
         problems.push(format!("spec.config sets {key}, which the operator sets itself"));
@@ -67,6 +71,14 @@ mod tests {
     #[test]
     fn the_default_specification_is_valid() {
         assert_eq!(validate(&ChronikClusterSpec::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_cluster_without_disks_of_its_own_cannot_be_stopped() {
+        let mut spec = ChronikClusterSpec { stopped: true, ..Default::default() };
+        assert_eq!(validate(&spec), Vec::<String>::new());
+        spec.storage.kind = StorageType::Ephemeral;
+        assert!(validate(&spec)[0].contains("spec.stopped"));
     }
 
     #[test]

@@ -32,6 +32,12 @@ pub(super) fn relies_on(written: &ChronikClusterStatus, ahead: &ChronikClusterSt
     written.rebalance.is_none() && ahead.rebalance.is_some()
 }
 
+/// Whether the act makes pods out of the children: these must be as wanted first. A pod deleted while the StatefulSet still has, or for ever
+/// keeps, the old template comes back as it was, and would be deleted again. Everything else may be just what is needed.
+pub(super) const fn needs_children(step: &Step) -> bool {
+    matches!(step, Step::Resize { .. } | Step::Restart { .. })
+}
+
 /// Whether users are told: not about the same thing in every pass.
 pub(super) fn is_worth_telling(step: &Step, doing: &Doing, last: Option<&OperationStatus>) -> bool {
     match step {
@@ -196,7 +202,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                 self.status.rebalance = (!done || draining).then(|| RebalanceStatus {
                     in_flight: facts.in_flight,
                     remaining: facts.remaining,
-                    bytes_remaining: i64::try_from(facts.bytes_remaining).unwrap_or(i64::MAX),
+                    // It changes all the time, and each write of the status asks for the next pass.
+                    bytes_remaining: i64::try_from(quantity::coarse(facts.bytes_remaining)).unwrap_or(i64::MAX),
                     blocked: Some(facts.blocked).filter(|text| !text.is_empty()),
                 });
                 Ok(())
@@ -213,6 +220,21 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_made_and_made_anew_only_of_children_that_are_as_wanted() {
+        let (node, uid) = (NodeId(1), "u".to_owned());
+        assert!(needs_children(&Step::Restart { node, uid: uid.clone() }));
+        assert!(needs_children(&Step::Resize { from: Some(3), to: 5 }));
+        for cure in [Step::RecreateSet { uid }, Step::Rebalance, Step::Uncordon(node), Step::CompleteBootstrap] {
+            assert!(!needs_children(&cure), "{cure:?}");
         }
     }
 }

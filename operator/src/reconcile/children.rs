@@ -62,13 +62,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         for object in objects {
             // The size comes from what was read: applied to a StatefulSet that has changed since, it would undo another's change.
             let exact = matches!(object, Object::StatefulSet(_));
-            match self.apply(object, exact).await {
+            match told(self.apply(object, exact).await) {
                 Ok(None) => {}
-                Ok(Some(taken)) => hold = hold.or(Some(taken)),
-                // What will never be accepted is the user's to correct, and is told.
-                Err(Error::Kube { doing, error: KubeError::Invalid(problem) }) => {
-                    hold = hold.or(Some(Hold { gate: Gate::SpecInvalid, message: format!("{doing}: {problem}") }));
-                }
+                Ok(Some(held)) => hold = hold.or(Some(held)),
                 // One that is refused must not keep the others from being applied.
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -99,7 +95,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let image = self.image();
         let input = self.build_input(crate::plan::brokers(wanted, view), &image, &advertised);
         let object = self.sized(&input, view, to);
-        self.apply(object, true).await
+        told(self.apply(object, true).await)
     }
 
     /// Applies one object if that changes anything. `exact` = only if nothing of it changed since it was read.
@@ -183,6 +179,16 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     }
 }
 
+/// What will never be accepted is the user's to correct, and is told.
+fn told(applied: Result<Option<Hold>, Error>) -> Result<Option<Hold>, Error> {
+    match applied {
+        Err(Error::Kube { doing, error: KubeError::Invalid(problem) }) => {
+            Ok(Some(Hold { gate: Gate::SpecInvalid, message: format!("{doing}: {problem}") }))
+        }
+        other => other,
+    }
+}
+
 fn to_value(object: &Object) -> Value {
     fn json(object: &impl Serialize) -> Value {
         // Objects of Kubernetes are always JSON.
@@ -196,5 +202,21 @@ fn to_value(object: &Object) -> Value {
         Object::StatefulSet(o) => json(o),
         Object::PodDisruptionBudget(o) => json(o),
         Object::NetworkPolicy(o) => json(o),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_impossible_is_told_and_anything_else_is_tried_again() {
+        let failed = |error| told(Err(doing("applying StatefulSet x")(error)));
+        let held = failed(KubeError::Invalid("resources".into())).unwrap().unwrap();
+        assert_eq!(held.gate, Gate::SpecInvalid);
+        assert!(held.message.contains("StatefulSet x") && held.message.contains("resources"), "{}", held.message);
+        assert!(failed(KubeError::Conflict("changed".into())).is_err());
+        assert!(failed(KubeError::Unavailable("down".into())).is_err());
+        assert_eq!(told(Ok(None)), Ok(None));
     }
 }

@@ -194,8 +194,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         if let Ok(Some(hold)) = &applied {
             push_hold(&mut plan, hold.clone());
         }
-        // Pods must not come before what they need; everything else may be just what is needed.
-        let may_act = matches!(applied, Ok(None)) || !matches!(plan.step, Step::Resize { .. });
+        let may_act = matches!(applied, Ok(None)) || !act::needs_children(&plan.step);
         let acted = if may_act { self.act(&mut plan, &wanted, &view, now).await } else { Ok(None) };
         let status = self.next_status(&wanted, &view, &plan, &[], now);
         let blocked =

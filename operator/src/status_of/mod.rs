@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    BlockedBy, ChronikClusterSpec, ChronikClusterStatus, ListenerStatus, OperationStatus, Phase, QuorumStatus,
+    BlockedBy, ChronikClusterSpec, ChronikClusterStatus, ListenerStatus, Operation, OperationStatus, Phase, QuorumStatus,
     StorageStatus, StorageType, TemplateStatus,
 };
 use crate::build::{Advertised, names};
@@ -113,7 +113,10 @@ fn operation(doing: &Doing, last: &ChronikClusterStatus, now: Timestamp) -> Oper
         kind: doing.kind,
         step: doing.step,
         node_id: doing.node.map(|node| node.0),
-        started_at: before.map_or(Time(now), |op| op.started_at.clone()),
+        // Brokers are removed one by one, and each has its own time.
+        started_at: before
+            .filter(|op| doing.kind != Operation::ScaleDown || op.node_id == doing.node.map(|node| node.0))
+            .map_or(Time(now), |op| op.started_at.clone()),
         blocked_by,
     }
 }
