@@ -69,7 +69,9 @@ mod tests {
 
     #[test]
     fn a_coarse_number_keeps_two_digits() {
-        for (value, expected) in [(0, 0), (7, 7), (99, 99), (109, 100), (12_999, 12_000), (u64::MAX, 18 * 10_u64.pow(18))] {
+        for (value, expected) in
+            [(0, 0), (7, 7), (99, 99), (109, 100), (12_999, 12_000), (u64::MAX, 18 * 10_u64.pow(18))]
+        {
             assert_eq!(coarse(value), expected);
         }
     }

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    BlockedBy, ChronikClusterSpec, ChronikClusterStatus, ListenerStatus, Operation, OperationStatus, Phase, QuorumStatus,
-    StorageStatus, StorageType, TemplateStatus,
+    BlockedBy, ChronikClusterSpec, ChronikClusterStatus, ListenerStatus, Operation, OperationStatus, Phase,
+    QuorumStatus, StorageStatus, StorageType, TemplateStatus,
 };
 use crate::build::{Advertised, names};
 use crate::mutant;
