@@ -27,6 +27,9 @@ pub type Id = i32;
 /// How long a silent broker counts as alive.
 pub const SESSION_MS: u64 = 3_000;
 
+/// After so long without a leader, stopping somebody harms nobody.
+const LEADERLESS_MS: u64 = 50_000;
+
 /// What the committed metadata knows of a broker.
 #[derive(Clone, Default, Debug)]
 pub struct Registration {
@@ -88,6 +91,8 @@ pub struct Brokers {
     pub harmful_since: BTreeMap<Id, (u64, String)>,
     /// Since when each member has been too far behind to vote.
     pub lagging_since: BTreeMap<Id, u64>,
+    /// How long nobody has led.
+    pub leaderless_ms: u64,
     /// Its user deletes it with all its data.
     pub doomed: bool,
     /// Since when the same member has led.
@@ -116,6 +121,7 @@ impl Brokers {
             unhealthy_since: BTreeMap::new(),
             harmful_since: BTreeMap::new(),
             lagging_since: BTreeMap::new(),
+            leaderless_ms: 0,
             doomed: false,
             leader_since: 0,
             told: Vec::new(),
@@ -130,6 +136,7 @@ impl Brokers {
         self.run_quorum(now, step_ms, rng);
         self.run_liveness(now);
         self.run_partitions(now, step_ms);
+        self.leaderless_ms = if self.quorum.leader.is_some() { 0 } else { self.leaderless_ms + step_ms };
         self.note_health(now);
         self.remember_view(now);
     }
@@ -210,7 +217,8 @@ impl Brokers {
     /// What would be lost if `id` stopped now: the quorum's majority, or a partition's minimum of replicas in sync.
     #[must_use]
     pub fn harm_of_stopping(&self, id: Id) -> Option<String> {
-        if !self.serves(id) {
+        // Where nobody has led for long there is nothing left to take away, and a restart may be the cure.
+        if !self.serves(id) || self.leaderless_ms >= LEADERLESS_MS {
             return None;
         }
         if let Some(why) = self.quorum_needs(id) {
