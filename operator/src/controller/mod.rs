@@ -36,6 +36,8 @@ use watches::Guarded;
 
 /// An object that cannot be read is looked at again when it changes; this is for an API server that could not be told.
 const UNREADABLE_AGAIN: Duration = Duration::from_secs(300);
+/// The deletion of the cluster itself wakes sooner than that.
+const ENDING_AGAIN: Duration = Duration::from_secs(5);
 /// No pass asks for less; a pass that asked for nothing at all would otherwise spin.
 const SOONEST: Duration = Duration::from_millis(50);
 
@@ -133,6 +135,10 @@ async fn reconciled(key: &Key, context: &Context, began: Instant) -> Result<Acti
             log(key, &outcome, took);
             Ok(Action::requeue(outcome.requeue_after.max(SOONEST)))
         }
+        Err(error) if is_ending(&error) => {
+            tracing::debug!(cluster = %key, %error, "the namespace is being deleted, the cluster will be");
+            Ok(Action::requeue(ENDING_AGAIN))
+        }
         Err(error) => {
             let kind = kind_of(&error);
             context.metrics.failed(kind);
@@ -214,6 +220,12 @@ fn summary(outcome: &Outcome, took: Duration) -> Pass {
     }
 }
 
+/// In a namespace that is being deleted nothing can be created any more: no failure, and nothing to try again soon.
+fn is_ending(error: &Error) -> bool {
+    let Error::Kube { error, .. } = error;
+    matches!(error, KubeError::Forbidden(message) if message.contains("because it is being terminated"))
+}
+
 fn kind_of(error: &Error) -> &'static str {
     match error {
         Error::Kube { error, .. } => match error {
@@ -269,6 +281,15 @@ mod summaries {
         let outcome = Outcome { blocked: vec![(Gate::QuorumNotCaughtUp, since)], ..outcome(false, 0, 0) };
         let blocked = summary(&outcome, Duration::ZERO).blocked;
         assert_eq!(blocked.get("QuorumNotCaughtUp"), Some(&1_700_000_000));
+    }
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_is_no_failure() {
+        let error = |text: &str| Error::Kube { doing: "applying".into(), error: KubeError::Forbidden(text.into()) };
+        let said =
+            "pods \"x\" is forbidden: unable to create new content in namespace n because it is being terminated";
+        assert!(is_ending(&error(said)));
+        assert!(!is_ending(&error("pods is forbidden: no such right")));
     }
 
     #[test]

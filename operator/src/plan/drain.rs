@@ -154,7 +154,7 @@ fn forbidden(wanted: &Wanted, cluster: &ClusterFacts, victim: NodeId) -> Option<
         return hold(
             Gate::ReplicationFactorTooHigh,
             format!(
-                "topic {} has {} replicas, {} brokers would remain",
+                "topic {} has {} replicas and needs as many brokers; {} would remain",
                 cluster.max_replication_factor_topic, cluster.max_replication_factor, wanted.replicas
             ),
         );
@@ -163,7 +163,7 @@ fn forbidden(wanted: &Wanted, cluster: &ClusterFacts, victim: NodeId) -> Option<
         return hold(
             Gate::ReplicationFactorTooHigh,
             format!(
-                "an internal topic has {} replicas, {} brokers would remain",
+                "an internal topic has {} replicas and needs as many brokers; {} would remain",
                 cluster.max_internal_replication_factor, wanted.replicas
             ),
         );
