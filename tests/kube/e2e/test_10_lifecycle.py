@@ -73,6 +73,8 @@ def test_11_a_converged_cluster_causes_no_write_in_a_hundred_passes(kube, cluste
         kube.kubectl("annotate", "ccl", "x", "-n", cluster.namespace, f"tests.chronik.io/pass={number}", "--overwrite")
         wait.until(lambda n=number: operator.passes() > passes + n, f"pass {number + 1}", 30)
     new = kube.writes(operator.user)[len(before):]
+    resident = operator.metric("process_resident_memory_bytes") / len(operator.pods()) / 2**20
+    print(f"    {operator.passes() - passes:.0f} passes, {len(new)} writes; each replica of the operator has {resident:.1f} MiB")
     assert new == [], f"{len(new)} writes, the first: {new[:5]}"
 
 
