@@ -13,7 +13,7 @@ use crate::ports::QuorumChange;
 const NOBODY_SERVES: Duration = Duration::from_secs(60);
 
 /// A process that has run for less has just been restarted.
-const JUST_STARTED_MS: u64 = 20_000;
+const JUST_STARTED_MS: u64 = 30_000;
 
 /// Restarts a broker whose log directory is offline once its disk has room: only a start takes a directory in again.
 pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
@@ -32,8 +32,10 @@ pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
     if missing || view.pods.values().any(|pod| pod.terminating) {
         return Flow::Wait(doing().held(Gate::PodNotGone, "another pod is being made anew"));
     }
-    let hold = view.leader().and_then(|(leader, cluster)| roll::unsafe_to_stop(view, leader, cluster, node));
-    if let Some(hold) = hold {
+    let Some((leader, cluster)) = view.leader() else {
+        return Flow::Wait(doing().held(Gate::NoQuorumLeader, "no broker answers as leader of the quorum"));
+    };
+    if let Some(hold) = roll::unsafe_to_stop(view, leader, cluster, node) {
         return Flow::Wait(Doing { holds: vec![hold], ..doing() });
     }
     let why = format!("the log directory of broker {node} is offline, and its disk has room");

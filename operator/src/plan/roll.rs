@@ -45,6 +45,12 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
             awaiting().held(Gate::BrokerStateUnknown, format!("brokers {} do not answer", list(unknown))),
         );
     }
+    let lagging = |node: &NodeId| {
+        !outdated.contains(node) && cluster.brokers.get(node).is_some_and(|b| b.fenced || b.out_of_sync > 0)
+    };
+    if last.as_ref().is_some_and(lagging) {
+        return Flow::Wait(awaiting().held(Gate::UnderReplicated, "the restarted broker is not in sync yet"));
+    }
     let Some(node) = candidate(&outdated, leader, last) else { return Flow::Continue };
     let began = view.step_of(KIND, node);
     if let Some(hold) = unsafe_to_stop(view, leader, cluster, node) {

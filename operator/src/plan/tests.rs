@@ -336,6 +336,10 @@ fn a_roll_restarts_one_at_a_time_and_the_leader_last() {
                 let waits = plan(&to, &view);
                 assert_eq!((waits.step.clone(), gates(&waits)), (Step::None, vec![Gate::PodNotReady]));
                 view.pods.get_mut(&node).unwrap().ready = true;
+                broker(&mut view, node.0, |b| b.out_of_sync = 1);
+                let waits = plan(&to, &view);
+                assert_eq!((waits.step.clone(), gates(&waits)), (Step::None, vec![Gate::UnderReplicated]));
+                broker(&mut view, node.0, |b| b.out_of_sync = 0);
             }
             Step::Quorum(QuorumChange::TransferLeader(Some(to))) => {
                 assert_eq!(order, [2, 3]);

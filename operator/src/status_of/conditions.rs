@@ -86,6 +86,9 @@ fn ready(input: &Input<'_>, cluster: Option<&ClusterFacts>) -> Verdict {
         return no(Gate::NoQuorumLeader.as_str(), "no broker answers as leader of the metadata quorum");
     }
     let Some(cluster) = cluster else { return no("BrokerStateUnknown", "no broker answers") };
+    if !input.view.founded {
+        return no("Founding", "not all founding brokers have joined yet");
+    }
     if cluster.live_brokers == 0 {
         return no("NoBroker", "no broker is in service");
     }

@@ -153,10 +153,11 @@ fn is_under_replicated(partition: &PartitionState) -> bool {
     partition.original_replicas().iter().any(|node| !partition.isr.contains(node))
 }
 
-/// Whether the partition would fall below its minimum, or have no leader, if `node` stopped. One that is not replicated
-/// more than its minimum asks for can never spare anybody, and does not count.
+/// Whether the partition would fall below its minimum, or have no leader, if `node` stopped. One that is whole and yet not
+/// replicated more than its minimum asks for can never spare anybody, and does not count.
 fn blocks_restart(partition: &PartitionState, node: NodeId, least: usize) -> bool {
-    partition.replication_factor() > least && partition.isr.contains(&node) && partition.isr.len() <= least
+    let in_sync = partition.isr.len();
+    partition.isr.contains(&node) && in_sync <= least && in_sync < partition.replication_factor()
 }
 
 fn describe_broker(broker: &Broker, load: Option<Load>) -> proto::Broker {
@@ -214,6 +215,7 @@ mod tests {
         assert!(blocks(&[1, 2, 3], &[1, 2], 1, 2), "one would be left of two");
         assert!(!blocks(&[1, 2, 3], &[1, 2], 3, 2), "it is not in sync anyway");
         assert!(!blocks(&[1, 2], &[1, 2], 1, 2), "such a topic would block for ever");
+        assert!(blocks(&[1, 2], &[1], 1, 2), "the other one is still catching up");
         assert!(!blocks(&[1], &[1], 1, 1), "such a topic would block for ever");
         assert!(blocks(&[1, 2, 3], &[1], 1, 1), "nobody else could lead");
     }

@@ -107,7 +107,7 @@ impl ControlClient {
         self.ask(peer, timeout, |mut client| async move { client.propose(request).await }).await
     }
 
-    /// With the cluster's secret, if there is one: nobody else changes anything.
+    /// With the cluster's secret, if there is one: nobody else proposes anything or changes the quorum.
     fn signed<T>(&self, peer: NodeId, message: T) -> Result<tonic::Request<T>, ControlError> {
         let mut request = tonic::Request::new(message);
         let signed = self.transport.secret().sign(request.metadata_mut());
