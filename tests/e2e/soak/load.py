@@ -332,7 +332,8 @@ class Committer(Client):
             answers.append(error)
         if not answers:
             self.record("client-error", by=self.name, error="a commit was never answered")
-        self.record("wrote", id=number, ok=True if answers == [None] else None)
+        # `is`: comparing a KafkaError with None leaves an exception pending that kills the thread at its next call.
+        self.record("wrote", id=number, ok=True if answers and answers[0] is None else None)
         return bool(answers)
 
 
