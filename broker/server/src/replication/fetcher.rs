@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::leader_link::{LeaderLink, LinkError};
 use super::partition::Partition;
+use super::pauses::Pauses;
 use super::status::FetcherStatus;
 use super::throttle::{Granted, Turn};
 use super::{ReplicaManager, mono_ms};
@@ -159,7 +160,7 @@ struct Task {
     /// For each request without answer: what it asked where a later request asks something else.
     outstanding: VecDeque<Asked>,
     /// Partitions that pause after an error.
-    paused: HashMap<Key, (Instant, Duration)>,
+    paused: Pauses<Key>,
     /// Partitions that are throttled, and when they may be asked for again.
     throttled: HashMap<Key, Instant>,
 }
@@ -179,7 +180,7 @@ impl Task {
             sessionless: false,
             asked: HashMap::new(),
             outstanding: VecDeque::new(),
-            paused: HashMap::new(),
+            paused: Pauses::new(manager.config.fetch_backoff),
             throttled: HashMap::new(),
         }
     }
@@ -250,9 +251,7 @@ impl Task {
                     None => {}
                 }
             }
-            let now = Instant::now();
-            let pauses = self.paused.values().map(|(until, _)| *until).filter(|until| *until > now);
-            let next_pause = pauses.chain(self.throttled.values().copied()).min();
+            let next_pause = self.paused.next().into_iter().chain(self.throttled.values().copied()).min();
             tokio::select! {
                 frame = link.frame() => {
                     let response = link.decode::<FetchRequest>(FETCH_VERSION, frame?)?;
@@ -283,8 +282,7 @@ impl Task {
 
     fn unpause(&mut self) {
         let now = Instant::now();
-        let mut due: Vec<Key> =
-            self.paused.iter().filter(|(_, (until, _))| *until <= now).map(|(key, _)| *key).collect();
+        let mut due = self.paused.ended(now);
         due.extend(self.throttled.extract_if(|_, until| *until <= now).map(|(key, _)| key));
         if !due.is_empty() {
             self.shared.work.lock().dirty.extend(due);
@@ -324,7 +322,7 @@ impl Task {
         let dirty: Vec<(Key, Option<Arc<Partition>>)> = {
             let mut work = self.shared.work.lock();
             for key in std::mem::take(&mut work.fresh) {
-                self.paused.remove(&key);
+                self.paused.forget(&key);
             }
             let mut dirty = std::mem::take(&mut work.dirty);
             if full {
@@ -351,10 +349,10 @@ impl Task {
                     Turn::Later(wait_ms) => drop(throttled.insert(key, now + Duration::from_millis(wait_ms))),
                 }
             }
-            let pauses = self.paused.get(&key).is_some_and(|(until, _)| *until > now) || throttled.contains_key(&key);
+            let pauses = self.paused.is_on(&key, now) || throttled.contains_key(&key);
             let Some((request, partition)) = request.zip(partition).filter(|_| !pauses) else {
                 if request.is_none() {
-                    self.paused.remove(&key);
+                    self.paused.forget(&key);
                 }
                 if unsynced {
                     // Assigned, or appended to by the fetcher of the last leader, after `settle` looked. Without this
@@ -487,7 +485,7 @@ impl Task {
         manager.deliver(partition, out);
         match action {
             FollowerAction::Append(_) => {
-                self.paused.remove(&key);
+                self.paused.forget(&key);
                 if !records.is_empty() {
                     self.shared.bytes.fetch_add(records.len() as u64, Ordering::Relaxed);
                     manager.replicated_in.fetch_add(records.len() as u64, Ordering::Relaxed);
@@ -519,8 +517,7 @@ impl Task {
     }
 
     fn pause(&mut self, key: Key, first: Duration) {
-        let pause = self.paused.get(&key).map_or(first, |(_, last)| *last * 2).min(self.backoff_max);
-        self.paused.insert(key, (Instant::now() + pause, pause));
+        self.paused.begin(key, first, Instant::now());
         self.dirty(key);
     }
 

@@ -17,6 +17,7 @@ mod maintenance;
 mod manager;
 pub mod meta;
 mod partition;
+mod pauses;
 mod read;
 mod status;
 mod throttle;
