@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `make test`: style, unit and story tests, the simulator, fuzzing, and real processes with real clients. Prints what takes
-# the time. What measures nothing runs beside each other: the soak mostly waits, the simulator takes one core.
+# `make test`: style, unit and story tests, the simulators, fuzzing, real processes with real clients, and the operator on a real
+# Kubernetes. Prints what takes the time. What measures nothing runs beside each other: the soak mostly waits, the simulator takes
+# one core, and Kubernetes is built from its sources behind the compiler's back.
 . "$(dirname "$0")/lib.sh"
 cd "$TOP"
 begin=$SECONDS
@@ -22,24 +23,32 @@ joined() {
     return "$code"
 }
 
-# Clients and tools download while the compiler works.
-"$TOP/tests/tools/setup-e2e.sh" >"$CHRONIK_CACHE/setup-e2e.log" 2>&1 &
-setup=$!
+# One after the other, as both install Debian packages: clients and tools, then the programs of Kubernetes.
+downloads() {
+    tests/tools/setup-e2e.sh
+    nice -n 10 tests/tools/kube-build.sh
+}
+beside "clients, tools and Kubernetes" downloads
 stage "style" cargo fmt --all --check
 stage "house rules" tests/tools/tidy.sh
 stage "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 stage "unit and story tests" cargo test --workspace --locked --quiet
 stage "release build" cargo build --release --locked --quiet -p chronik-broker -p chronik-operator
-stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim
+stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
 stage "fuzz build" tests/tools/fuzz.sh --build
-stage "clients and tools" wait "$setup" || { cat "$CHRONIK_CACHE/setup-e2e.log"; exit 1; }
+joined "clients, tools and Kubernetes"
+stage "images" tests/tools/images.sh
+stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
+# Not beside the soak: both need the machine to themselves.
+stage "operator on Kubernetes" tests/tools/kube.sh test
 # The same actions each time; `make soak` draws fresh ones.
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" "${SOAK_SEED:-3153053862}"
-beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-2}" -- --threads 1
+beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
 failed=0
-joined "simulator" || failed=1
+stage "operator simulator" tests/tools/opsim.sh --minutes "${OPSIM_MINUTES:-1}" -- --threads 1 || failed=1
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
+joined "simulator" || failed=1
 echo "==> soak goes on"
 joined "soak" || failed=1
 [ "$failed" = 0 ] && echo "==> all done in $((SECONDS - begin)) s"
