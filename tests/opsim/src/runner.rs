@@ -111,6 +111,9 @@ impl Runner {
         loop {
             self.step()?;
             let world = &mut *lock(&self.world);
+            if world.now > calm_at + BOUND_MS {
+                return Err("what was planned does not come to its end: a deleted cluster has left something".into());
+            }
             if world.now >= calm_at && world.planned_all() {
                 world.calm_down();
                 break;

@@ -138,6 +138,9 @@ impl World {
             && let Some((at, cluster)) = self.recreate_at.take()
         {
             let wiped = cluster.spec.storage.retention.when_deleted == RetentionPolicy::Delete;
+            if wiped {
+                self.kube.clear_what_is_left();
+            }
             if wiped && !(self.kube.claims.is_empty() && self.kube.objects.is_empty() && self.kube.pods.is_empty()) {
                 self.recreate_at = Some((at, cluster));
                 return;

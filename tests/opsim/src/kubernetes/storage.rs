@@ -127,6 +127,21 @@ impl Cluster {
         }
     }
 
+    /// A user deletes, by label, what a deleted cluster left to nobody: claims of brokers that were scaled away have no owner, nor has
+    /// anything whose cluster went while its StatefulSet was being made anew around it.
+    pub fn clear_what_is_left(&mut self) {
+        let alone = |state: &super::PodState| state.pod.metadata.owner_references.is_none();
+        let pods: Vec<String> = self.pods.iter().filter(|(_, p)| alone(p)).map(|(name, _)| name.clone()).collect();
+        for name in pods {
+            self.terminate_pod(&name);
+        }
+        let left = |claim: &Claim| claim.claim.metadata.owner_references.is_none();
+        let names: Vec<String> = self.claims.iter().filter(|(_, c)| left(c)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.terminate_claim(&name);
+        }
+    }
+
     /// Volumes grow, and claims that nobody uses any more are gone. Answers the claims that are gone and the sizes of the others.
     pub fn run_storage(&mut self) -> Vec<(String, String)> {
         let now = self.now;
