@@ -44,7 +44,7 @@ fn every_mutant_has_a_site_and_every_site_names_a_mutant() {
 }
 
 #[test]
-fn only_the_simulator_can_turn_mutants_on_and_not_by_default() {
+fn only_the_simulators_can_turn_mutants_on_and_not_by_default() {
     let mut manifests = Vec::new();
     files(&root(), "Cargo.toml", &mut manifests);
     assert!(manifests.len() > 8, "the manifests of the workspace are read: {}", manifests.len());
@@ -52,6 +52,11 @@ fn only_the_simulator_can_turn_mutants_on_and_not_by_default() {
         let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
         let lines = || text.lines().map(str::trim).filter(|line| !line.starts_with('#') && line.contains("mutants"));
         match path.as_str() {
+            // The operator's own, for its own simulator.
+            "operator/Cargo.toml" => assert_eq!(lines().collect::<Vec<_>>(), ["mutants = []"]),
+            "tests/opsim/Cargo.toml" => {
+                assert_eq!(lines().collect::<Vec<_>>(), [r#"mutants = ["chronik-operator/mutants"]"#]);
+            }
             "broker/model/Cargo.toml" => assert_eq!(lines().collect::<Vec<_>>(), ["mutants = []"]),
             "tests/sim/Cargo.toml" => {
                 assert_eq!(lines().collect::<Vec<_>>(), [r#"mutants = ["chronik-model/mutants"]"#]);
