@@ -18,16 +18,19 @@ const JUST_STARTED_MS: u64 = 30_000;
 /// Restarts a broker whose log directory is offline once its disk has room: only a start takes a directory in again.
 pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
     let room = |total: u64, used: u64| total > 0 && used < total / 10 * 9;
-    let curable = view.known().find(|(_, facts)| {
-        let broker = &facts.myself;
-        broker.log_dir_offline
-            && broker.uptime_ms >= JUST_STARTED_MS
-            && room(broker.disk_total_bytes, broker.disk_used_bytes)
-    });
-    let Some((node, pod)) = curable.and_then(|(node, _)| view.pods.get(&node).map(|pod| (node, pod))) else {
-        return Flow::Continue;
-    };
+    let failed =
+        || view.known().map(|(node, facts)| (node, &facts.myself)).filter(|(_, broker)| broker.log_dir_offline);
+    let with_room = failed().find(|(_, broker)| room(broker.disk_total_bytes, broker.disk_used_bytes));
+    let Some((node, broker)) = with_room.or_else(|| failed().next()) else { return Flow::Continue };
+    let Some(pod) = view.pods.get(&node) else { return Flow::Continue };
     let doing = || Doing::of(Operation::Repair, OperationStep::RestartPod, node);
+    if with_room.is_none() {
+        let message = format!("the disk of broker {node} is full: raise spec.storage.size or delete data");
+        return Flow::Wait(doing().held(Gate::InsufficientDisk, message));
+    }
+    if broker.uptime_ms < JUST_STARTED_MS {
+        return Flow::Wait(doing().held(Gate::PodNotReady, format!("broker {node} has just been started")));
+    }
     let missing = view.members().any(|node| !view.pods.contains_key(&node));
     if missing || view.pods.values().any(|pod| pod.terminating) {
         return Flow::Wait(doing().held(Gate::PodNotGone, "another pod is being made anew"));
