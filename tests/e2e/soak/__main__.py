@@ -27,6 +27,8 @@ def main():
             print(f"removed {what}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell lets what it starts in the background ignore Ctrl-C, and Python then leaves it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = int(args.seed) if args.seed else int(os.environ.get("SEED") or random.randrange(1 << 32))
     soak = Soak(directory / "run", seed, args.minutes, args.generation, lambda line: print(line, flush=True))
     try:
