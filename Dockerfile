@@ -1,6 +1,6 @@
 # Images of Chronik: `docker build --target broker .` and `docker build --target operator .`
 # Static programs in an empty image, run by nobody. BUILD_BASE is any image with the Rust toolchain and a C compiler.
-ARG BUILD_BASE=docker.io/library/rust:1.95-bookworm
+ARG BUILD_BASE=rust:1.95-bookworm
 
 FROM ${BUILD_BASE} AS source
 # With `--volume` or a cache mount on this folder a second build compiles only what changed.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# images.sh [broker] [operator]: builds the images of the Dockerfile with buildah and prints the archive of each.
+# images.sh [broker] [operator]: builds the images of the Dockerfile with buildah and prints the archive of each; the program itself
+# lies beside it under its own name.
 # The base image is made from Debian packages and the host's Rust toolchain, because nothing can be pulled from a registry
 # of images here. Everything is cached: an unchanged tree costs the time to hash it.
 . "$(dirname "$0")/lib.sh"
@@ -59,6 +60,7 @@ image() {
     rm -f "$out"
     "${BUILDAH[@]}" push --quiet "local.test/chronik-$what:dev" "docker-archive:$out:local.test/chronik-$what:dev" >/dev/null
     "${BUILDAH[@]}" rmi "local.test/chronik-$what:dev" >/dev/null
+    cp "$TARGET"/*/release/"chronik-$what" "$(dirname "$out")/"
 }
 
 inputs_key() {
@@ -72,7 +74,7 @@ KEY=$(inputs_key)
 OUT=$CHRONIK_CACHE/images-$KEY
 for what in "$@"; do
     archive=$OUT/chronik-$what.tar
-    if [ ! -e "$archive" ]; then
+    if [ ! -e "$archive" ] || [ ! -e "$OUT/chronik-$what" ]; then
         {
             stage "base image of the build" base_image
             stage "crates" cargo fetch --locked --quiet

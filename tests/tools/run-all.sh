@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make test`: style, unit and story tests, the simulators, fuzzing, real processes with real clients, and the operator on a real
+# `make test`: style, unit and story tests (a hundred seeds of the operator's simulator among them), the simulator, fuzzing, real processes with real clients, and the operator on a real
 # Kubernetes. Prints what takes the time. What measures nothing runs beside each other: the soak mostly waits, the simulator takes
 # one core, and Kubernetes is built from its sources behind the compiler's back.
 . "$(dirname "$0")/lib.sh"
@@ -33,11 +33,13 @@ stage "style" cargo fmt --all --check
 stage "house rules" tests/tools/tidy.sh
 stage "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 stage "unit and story tests" cargo test --workspace --locked --quiet
-stage "release build" cargo build --release --locked --quiet -p chronik-broker -p chronik-operator
-stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
+stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim
 stage "fuzz build" tests/tools/fuzz.sh --build
 joined "clients, tools and Kubernetes"
+# What is tested is what is shipped: the static programs of the images.
 stage "images" tests/tools/images.sh
+CHRONIK_BROKER=$(dirname "$(tests/tools/images.sh broker 2>/dev/null)")/chronik-broker
+export CHRONIK_BROKER
 stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
@@ -46,7 +48,6 @@ stage "operator on Kubernetes" tests/tools/kube.sh test
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" "${SOAK_SEED:-3153053862}"
 beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
 failed=0
-stage "operator simulator" tests/tools/opsim.sh --minutes "${OPSIM_MINUTES:-1}" -- --threads 1 || failed=1
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
 joined "simulator" || failed=1
 echo "==> soak goes on"
