@@ -5,7 +5,7 @@
 [ "$(id -u)" = 0 ] || die "network namespaces and loop devices need root"
 # Mounts of its own: a container that starts meanwhile elsewhere would keep a copy of a disk whose power was cut, and with it the dead
 # file system, which then could not be mounted anew.
-[ -n "${CHRONIK_OWN_MOUNTS:-}" ] || CHRONIK_OWN_MOUNTS=1 exec unshare --mount --propagation private "$0" "$@"
+[ -n "${SOAK_OWN_MOUNTS:-}" ] || SOAK_OWN_MOUNTS=1 exec unshare --mount --propagation private "$0" "$@"
 "$TOP/tests/tools/setup-e2e.sh" >"$CHRONIK_CACHE/setup-e2e.log" 2>&1 || { cat "$CHRONIK_CACHE/setup-e2e.log"; exit 1; }
 [ -x "$CHRONIK_BROKER" ] || die "no broker at $CHRONIK_BROKER: run 'make build'"
 directory=$(mktemp -d "${TMPDIR:-/tmp}/chronik-soak-XXXXXX")
