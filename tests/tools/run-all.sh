@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make test`: style, unit and story tests (a hundred seeds of the operator's simulator among them), the simulator, fuzzing, real processes with real clients, and the operator on a real
-# Kubernetes. Prints what takes the time. What measures nothing runs beside each other: the soak mostly waits, the simulator takes
-# one core, and Kubernetes is built from its sources behind the compiler's back.
+# `make test`: style, unit and story tests (a hundred seeds of the operator's simulator among them), the simulator, fuzzing, real
+# processes with real clients, and the operator on a real Kubernetes. Prints what takes the time. What measures nothing runs
+# beside each other: the soak mostly waits, the simulator takes one core, and Kubernetes is built behind the compiler's back.
 . "$(dirname "$0")/lib.sh"
 cd "$TOP"
 begin=$SECONDS
