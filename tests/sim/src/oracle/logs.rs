@@ -195,7 +195,9 @@ impl Logs {
     pub fn vanished(&mut self, key: &Key, node: NodeId) -> Result<(), Violation> {
         let (Some(ledger), Some(all)) = (self.ledgers.get(key), self.replicas.get_mut(key)) else { return Ok(()) };
         let Some(replica) = all.get_mut(&node) else { return Ok(()) };
-        if !replica.dismissed && ledger.deleted.is_none() && self.known.contains_key(key) {
+        // One that was dismissed before its broker had even heard of the assignment has no record of that here.
+        let is_replica = self.known.get(key).is_some_and(|known| known.state.replicas.contains(&node));
+        if is_replica && !replica.dismissed && ledger.deleted.is_none() {
             let text = format!("{}: the log of b{node} vanished, which is a replica", ledger.tp);
             return Err(Violation { invariant: 11, text });
         }
