@@ -214,7 +214,7 @@ class Member(Client):
         for (topic, partition), offset in self.next.items():
             number = self.record.next_id()
             self.record("write", id=number, register=f"offset {self.group} {topic}/{partition}", value=offset, era=era)
-            self.commits.setdefault((topic, partition, offset), []).append(number)
+            self.commits.setdefault((topic, partition, offset), []).append((number, time.monotonic()))
             offsets.append(TopicPartition(topic, partition, offset))
         if not offsets:
             return
@@ -226,8 +226,8 @@ class Member(Client):
 
     def _committed(self, error, partitions):
         for p in partitions or ():
-            for number in self.commits.pop((p.topic, p.partition, p.offset), ()):
-                self.record("wrote", id=number, ok=True if error is None and p.error is None else None)
+            for number, begun in self.commits.pop((p.topic, p.partition, p.offset), ()):
+                self.record("wrote", id=number, ok=True if error is None and p.error is None and sent_once(begun) else None)
 
     def work(self):
         while not self.stopping.is_set():
@@ -265,6 +265,12 @@ class Member(Client):
         self.close(client)
         for place in list(self.assignments):
             self._forget(place)
+
+
+def sent_once(begun):
+    """Whether a commit cannot have been sent twice. A client that repeats it after its time-out leaves a copy on the way, in a
+    socket or in a packet that is sent again, which may still set the offset later: with any broker."""
+    return time.monotonic() - begun < QUICK["socket.timeout.ms"] / 1000 - 1
 
 
 def client_log(directory):
@@ -323,7 +329,8 @@ class Committer(Client):
         number = self.record.next_id()
         self.record("write", id=number, register=f"offset {self.group} {self.topic}/{partition}", value=self.value)
         answers.clear()
-        deadline = time.monotonic() + 45
+        begun = time.monotonic()
+        deadline = begun + 45
         try:
             client.commit(offsets=[TopicPartition(self.topic, partition, self.value)], asynchronous=True)
             while not answers and time.monotonic() < deadline:
@@ -333,7 +340,7 @@ class Committer(Client):
         if not answers:
             self.record("client-error", by=self.name, error="a commit was never answered")
         # `is`: comparing a KafkaError with None leaves an exception pending that kills the thread at its next call.
-        self.record("wrote", id=number, ok=True if answers and answers[0] is None else None)
+        self.record("wrote", id=number, ok=True if answers and answers[0] is None and sent_once(begun) else None)
         return bool(answers)
 
 
