@@ -45,7 +45,7 @@ stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
 stage "operator on Kubernetes" tests/tools/kube.sh test
 # The same actions and the same seeds each time; `make soak` and `make sim` draw fresh ones.
-beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" "${SOAK_SEED:-3153053862}"
+beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-6}" "${SOAK_SEED:-3153053862}"
 beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-700}" -- --from "${SIM_FROM:-50000}" --threads 1
 failed=0
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
