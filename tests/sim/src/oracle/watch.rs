@@ -137,8 +137,11 @@ impl Oracle {
         }
         if !broker.partitions().map(key_of).eq(quick.keys.iter().copied()) {
             let keys: Vec<Key> = broker.partitions().map(key_of).collect();
-            for key in quick.keys.iter().filter(|key| !keys.contains(key)) {
-                self.logs.vanished(key, node)?;
+            // A quorum that failed within this event may have applied, before that, what nobody could look at.
+            if !broker.quorum().failed {
+                for key in quick.keys.iter().filter(|key| !keys.contains(key)) {
+                    self.logs.vanished(key, node)?;
+                }
             }
             quick.keys = keys;
         }
