@@ -11,7 +11,7 @@ BROKER := $(CARGO_TARGET_DIR)/release/chronik-broker
 SEEDS ?= 2000
 DATA ?= $(CURDIR)/.cache/local
 
-.PHONY: help build run test lint unit sim mutants e2e chart kube-up kube-down kube-e2e soak fuzz figures deny tools clean
+.PHONY: help build run test lint unit sim mutants opsim e2e chart kube-up kube-down kube-e2e soak fuzz figures deny tools clean
 
 help: ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ sim: tools ## Whole clusters from seeds: corpus, scenarios and SEEDS fresh seeds
 
 mutants: tools ## Each deliberate defect must be noticed by the simulator; prints the table
 	@tests/tools/sim.sh --mutants -- $(ARGS)
+
+opsim: SEEDS := 200
+opsim: tools ## The operator's simulation from SEEDS fresh seeds (ARGS=--mutants: each deliberate defect must be noticed)
+	@tests/tools/opsim.sh --seeds $(SEEDS) $(ARGS)
 
 e2e: build ## Real processes, real clients, real network namespaces (ARGS= for pytest), then kube-e2e
 	@tests/tools/e2e.sh $(ARGS)
