@@ -23,6 +23,7 @@ mod liveness;
 mod movement;
 mod partitions;
 mod placement;
+mod rack;
 mod reassign;
 mod recent;
 mod result;
@@ -49,6 +50,7 @@ pub use config::{
 pub use invariants::check_invariants;
 pub use liveness::{Heartbeat, HeartbeatReply, Liveness, LivenessConfig};
 pub use movement::{AlterReassignments, MoveLeaders, Reassignment, SetCordon};
+pub use rack::SetBrokerRack;
 pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome, ReassignmentOutcome};
 pub use snapshot::SnapshotError;
 pub use state::{Broker, METADATA_VERSION, MetadataState, Topic};

@@ -150,6 +150,7 @@ impl MetadataState {
             Command::UnfenceBroker(command) => self.unfence_broker(command, context),
             Command::BeginControlledShutdown(command) => self.begin_controlled_shutdown(command, context),
             Command::OfflineDirs(command) => self.offline_dirs(command, context),
+            Command::SetBrokerRack(command) => self.set_broker_rack(command, context),
             Command::CreateTopic(command) => self.create_topic(command, context),
             Command::DeleteTopic(command) => self.delete_topic(command, context),
             Command::CreatePartitions(command) => self.create_partitions(command, context),

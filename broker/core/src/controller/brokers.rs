@@ -8,6 +8,7 @@ use super::command::{
 };
 use super::movement::SetCordon;
 use super::partitions::Cause;
+use super::rack::rack_at_registration;
 use super::result::{CommandError, CommandResult};
 use super::state::{Broker, MetadataState};
 
@@ -113,6 +114,7 @@ impl MetadataState {
             Some(old) if mutant!(ReuseBrokerEpoch) => old.epoch,
             _ => BrokerEpoch(i64::try_from(context.index.0).unwrap_or(i64::MAX)),
         };
+        let (rack, rack_assigned) = rack_at_registration(command, existing.as_ref());
         let broker = Broker {
             node: command.node,
             incarnation: command.incarnation,
@@ -120,11 +122,12 @@ impl MetadataState {
             directories: command.directories.clone(),
             offline_dirs: Vec::new(),
             endpoints: command.endpoints.clone(),
-            rack: command.rack.clone(),
+            rack,
             fenced: true,
             shutting_down: None,
             software_version: command.software_version.clone(),
             cordoned: existing.as_ref().is_some_and(|old| old.cordoned),
+            rack_assigned,
         };
         self.brokers.insert(command.node, broker);
         if let Some(old) = existing {
@@ -148,9 +151,11 @@ impl MetadataState {
     /// The same process again, perhaps with other addresses: keeps its epoch and its place.
     fn register_again(&mut self, command: &RegisterBroker, context: &mut Context) -> CommandResult {
         let Some(broker) = self.brokers.get_mut(&command.node) else { return CommandResult::Done };
-        if broker.endpoints != command.endpoints || broker.rack != command.rack {
+        let (rack, assigned) = rack_at_registration(command, Some(broker));
+        broker.rack_assigned = assigned;
+        if broker.endpoints != command.endpoints || broker.rack != rack {
             broker.endpoints.clone_from(&command.endpoints);
-            broker.rack.clone_from(&command.rack);
+            broker.rack = rack;
             context.changes.push(Change::Broker { node: command.node });
         }
         CommandResult::Registered(broker.epoch)

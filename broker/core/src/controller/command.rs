@@ -15,6 +15,7 @@ use super::codec::{DecodeError, EntryProto, Field, record};
 use super::movement::{
     AlterReassignments, AlterReassignmentsProto, MoveLeaders, MoveLeadersProto, SetCordon, SetCordonProto,
 };
+use super::rack::{SetBrokerRack, SetBrokerRackProto};
 use crate::LeaderRecovery;
 
 /// Version of the envelope that this broker writes, and the newest it reads.
@@ -458,6 +459,7 @@ commands! {
     BeginControlledShutdown / BeginControlledShutdownProto = "14";
     OfflineDirs / OfflineDirsProto = "15";
     SetCordon / SetCordonProto = "16";
+    SetBrokerRack / SetBrokerRackProto = "17";
     CreateTopic / CreateTopicProto = "20";
     DeleteTopic / DeleteTopicProto = "21";
     CreatePartitions / CreatePartitionsProto = "22";
@@ -479,7 +481,10 @@ struct EnvelopeProto {
     id: ProposalIdProto,
     #[prost(sint64, tag = "3")]
     wall_ms: i64,
-    #[prost(oneof = "CommandProto", tags = "10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 24, 25, 26, 27, 30, 40, 50")]
+    #[prost(
+        oneof = "CommandProto",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 25, 26, 27, 30, 40, 50"
+    )]
     command: Option<CommandProto>,
 }
 

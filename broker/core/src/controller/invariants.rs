@@ -30,6 +30,9 @@ pub fn check_invariants(state: &MetadataState) -> Result<(), String> {
             return Err(format!("broker {node} is registered in the future or under another id: {broker:?}"));
         }
     }
+    if let Some(broker) = state.brokers.values().find(|broker| broker.rack_assigned && broker.rack.is_none()) {
+        return Err(format!("broker {} was assigned no rack", broker.node));
+    }
     if state.next_producer_id < 0 {
         return Err(format!("next producer id {}", state.next_producer_id));
     }

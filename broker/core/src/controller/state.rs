@@ -18,7 +18,8 @@ use crate::PartitionState;
 /// Version of the rules by which commands are judged. All brokers of a cluster judge by the same.
 /// Version 2: when no trusted replica is left, the longest log is elected, not the last leader's.
 /// Version 3: replicas are reassigned, brokers are cordoned, leaderships are handed over.
-pub const METADATA_VERSION: u32 = 3;
+/// Version 4: a broker that does not know its rack is told.
+pub const METADATA_VERSION: u32 = 4;
 
 record! {
     /// A registered broker.
@@ -45,6 +46,8 @@ record! {
         software_version: String => String, [string, tag = "10"];
         /// Gets no replicas that it does not have already; see [`SetCordon`](super::SetCordon).
         cordoned: bool => bool, [bool, tag = "11"];
+        /// Whether its rack was assigned, rather than configured; see [`SetBrokerRack`](super::SetBrokerRack).
+        rack_assigned: bool => bool, [bool, tag = "12"];
     }
 }
 

@@ -6,6 +6,7 @@ mod configs;
 mod elections;
 mod liveness;
 mod longest_log;
+mod rack;
 mod random;
 mod reassign;
 mod replay;

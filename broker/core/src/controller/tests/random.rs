@@ -49,6 +49,10 @@ enum Step {
         node: i32,
         cordoned: bool,
     },
+    Rack {
+        node: i32,
+        rack: Option<u8>,
+    },
     MoveLeaders(i32),
     Report {
         topic: u8,
@@ -85,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (topic.clone(), 0..3usize, 0..orders().len(), prop::bool::weighted(0.1))
             .prop_map(|(topic, partition, order, stale)| Step::Reassign { topic, partition, order, stale }),
         1 => (1..=BROKERS, any::<bool>()).prop_map(|(node, cordoned)| Step::Cordon { node, cordoned }),
+        1 => (1..=BROKERS, prop::option::of(0..2u8)).prop_map(|(node, rack)| Step::Rack { node, rack }),
         1 => (1..=BROKERS).prop_map(Step::MoveLeaders),
         6 => (topic, 0..3usize, 1..=BROKERS, 0..2i32, 0..4i64)
             .prop_map(|(topic, partition, node, epoch, end)| Step::Report { topic, partition, node, epoch, end }),
@@ -211,6 +216,9 @@ impl Run {
                 AlterReassignments { reassignments: vec![wanted], keep_replication_factor: false }.into()
             }
             Step::Cordon { node, cordoned } => SetCordon { node: NodeId(node), cordoned }.into(),
+            Step::Rack { node, rack } => {
+                SetBrokerRack { node: NodeId(node), rack: rack.map(|rack| rack.to_string()) }.into()
+            }
             Step::MoveLeaders(node) => MoveLeaders { node: NodeId(node) }.into(),
             Step::Elect => ElectLeaders { election: ElectionType::Preferred, partitions: vec![] }.into(),
             Step::Report { topic, partition, node, epoch, end } => {
