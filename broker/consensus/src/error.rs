@@ -120,6 +120,16 @@ pub enum MembershipError {
         /// Entries that it lacks.
         lag: u64,
     },
+    /// Those who would be left to decide must nearly have what was decided so far.
+    #[error("{caught_up} of the {voters} voters after the change have nearly the whole log, {needed} are needed")]
+    VotersNotCaughtUp {
+        /// Voters after the change.
+        voters: usize,
+        /// Of them, alive with a log that is nearly complete.
+        caught_up: usize,
+        /// Majority.
+        needed: usize,
+    },
     /// Not a member.
     #[error("node {0} is not a member")]
     UnknownNode(NodeId),

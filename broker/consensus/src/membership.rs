@@ -2,6 +2,9 @@
 //!
 //! The checks look at what the leader knows now. They are for people and the operator, who must not be able to talk a
 //! cluster to death; raft's own rules keep it consistent without them.
+//!
+//! A demotion is one change, as a promotion is: raft takes the vote and keeps the progress when a voter is added as a
+//! learner. At no moment is the node outside.
 
 use bytes::Bytes;
 use chronik_log::disk::Disk;
@@ -29,6 +32,7 @@ impl<D: Disk + Clone> Replica<D> {
         let (change_type, node) = match change {
             MembershipChange::AddLearner(node) => (self.may_add_learner(node)?, node),
             MembershipChange::Promote(node) => (self.may_promote(node)?, node),
+            MembershipChange::Demote(node) => (self.may_demote(node)?, node),
             MembershipChange::RemoveNode(node) => (self.may_remove(node)?, node),
         };
         let change =
@@ -67,11 +71,8 @@ impl<D: Disk + Clone> Replica<D> {
         if !self.is_learner(node) {
             return Err(MembershipError::UnknownNode(node));
         }
-        let matched = self.node.raft.prs().get(node.raft_id()).map_or(0, |p| p.matched);
-        let lag = self.node.raft.raft_log.last_index().saturating_sub(matched);
-        // One that has nothing yet lags whatever the numbers say.
-        if matched == 0 || lag > self.config.promote_max_lag || !self.is_live(node.raft_id()) {
-            return Err(MembershipError::LearnerNotCaughtUp { node, lag });
+        if !self.is_caught_up(node) {
+            return Err(MembershipError::LearnerNotCaughtUp { node, lag: self.lag(node).1 });
         }
         let mut voters = self.membership.voters.clone();
         voters.push(node);
@@ -79,10 +80,28 @@ impl<D: Disk + Clone> Replica<D> {
         Ok(ConfChangeType::AddNode)
     }
 
-    fn may_remove(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
+    fn may_demote(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
         if self.is_learner(node) {
-            return Ok(ConfChangeType::RemoveNode);
+            return Err(MembershipError::AlreadyLearner(node));
         }
+        let left = self.voters_without(node)?;
+        let (voters, needed) = (left.len(), left.len() / 2 + 1);
+        let caught_up = left.iter().filter(|voter| self.is_caught_up(**voter)).count();
+        if caught_up < needed {
+            return Err(MembershipError::VotersNotCaughtUp { voters, caught_up, needed });
+        }
+        Ok(ConfChangeType::AddLearnerNode)
+    }
+
+    fn may_remove(&self, node: NodeId) -> Result<ConfChangeType, MembershipError> {
+        if !self.is_learner(node) {
+            self.voters_without(node)?;
+        }
+        Ok(ConfChangeType::RemoveNode)
+    }
+
+    /// The voters that are left when `node` votes no more, if they can go on.
+    fn voters_without(&self, node: NodeId) -> Result<Vec<NodeId>, MembershipError> {
         if !self.is_voter(node) {
             return Err(MembershipError::UnknownNode(node));
         }
@@ -94,7 +113,19 @@ impl<D: Disk + Clone> Replica<D> {
         }
         let left: Vec<NodeId> = self.membership.voters.iter().copied().filter(|v| *v != node).collect();
         self.keeps_majority(&left)?;
-        Ok(ConfChangeType::RemoveNode)
+        Ok(left)
+    }
+
+    /// What a member is known to have of the log, and what it lacks.
+    fn lag(&self, node: NodeId) -> (u64, u64) {
+        let matched = self.node.raft.prs().get(node.raft_id()).map_or(0, |p| p.matched);
+        (matched, self.node.raft.raft_log.last_index().saturating_sub(matched))
+    }
+
+    fn is_caught_up(&self, node: NodeId) -> bool {
+        let (matched, lag) = self.lag(node);
+        // One that has nothing yet lags whatever the numbers say.
+        node == self.config.node || (matched > 0 && lag <= self.config.promote_max_lag && self.is_live(node.raft_id()))
     }
 
     fn keeps_majority(&self, voters: &[NodeId]) -> Result<(), MembershipError> {
@@ -104,5 +135,16 @@ impl<D: Disk + Clone> Replica<D> {
             return Ok(());
         }
         Err(MembershipError::WouldLoseMajority { voters: voters.len(), live, needed })
+    }
+
+    /// Leadership goes to a voter when the change that ended this leader's vote was begun by its predecessor, which
+    /// could not know. It leads on until one takes over: only the others' disks count.
+    pub(crate) fn hand_over_if_voteless(&mut self) {
+        if self.is_leader() && !self.is_voter(self.config.node) && self.node.raft.lead_transferee.is_none() {
+            if let Some(successor) = self.best_successor() {
+                tracing::info!(target: "raft", to = successor.0, "this leader has no vote any more: it hands over");
+                self.node.transfer_leader(successor.raft_id());
+            }
+        }
     }
 }

@@ -164,6 +164,7 @@ impl<D: Disk + Clone> Replica<D> {
         for _ in 0..due.min(MAX_TICKS_AT_ONCE) {
             self.ticks += 1;
             self.node.tick();
+            self.hand_over_if_voteless();
             self.consider_election();
         }
         for token in self.reads.take_due(self.ticks, self.config.heartbeat_tick as u64) {
@@ -373,7 +374,7 @@ impl<D: Disk + Clone> Replica<D> {
         Ok(to)
     }
 
-    fn best_successor(&self) -> Option<NodeId> {
+    pub(crate) fn best_successor(&self) -> Option<NodeId> {
         let live = |id: &NodeId| *id != self.config.node && self.is_live(id.raft_id());
         let matched = |id: &NodeId| self.node.raft.prs().get(id.raft_id()).map_or(0, |p| p.matched);
         self.membership.voters.iter().copied().filter(live).max_by_key(|id| (matched(id), std::cmp::Reverse(*id)))

@@ -81,6 +81,8 @@ pub enum MembershipChange {
     AddLearner(NodeId),
     /// A learner that has caught up gets a vote.
     Promote(NodeId),
+    /// A voter follows the log without a vote from now on.
+    Demote(NodeId),
     /// A voter or learner leaves.
     RemoveNode(NodeId),
 }

@@ -62,6 +62,8 @@ enum Question {
     MoveLeaders { node: i32 },
     /// Make a learner of the metadata quorum a voter
     Promote { node: i32 },
+    /// Make a voter of the metadata quorum a learner; not the one that leads
+    Demote { node: i32 },
     /// Remove a voter or learner from the metadata quorum
     Remove { node: i32 },
     /// Hand the leadership of the metadata quorum to a voter, or to whoever is fit
@@ -168,6 +170,7 @@ async fn ask(mut client: Client, question: Question) -> Result<End, Status> {
             })
         }
         Question::Promote { node } => show(&client.change_quorum(quorum(Kind::Promote, node)).await?, outcome),
+        Question::Demote { node } => show(&client.change_quorum(quorum(Kind::Demote, node)).await?, outcome),
         Question::Remove { node } => show(&client.change_quorum(quorum(Kind::Remove, node)).await?, outcome),
         Question::Transfer { node } => {
             show(&client.change_quorum(quorum(Kind::TransferLeader, node.unwrap_or(0))).await?, outcome)

@@ -24,6 +24,7 @@ impl ControlApi {
         use proto::change_quorum_request::Kind;
         let kind = match request.kind() {
             Kind::Promote => PeerKind::Promote,
+            Kind::Demote => PeerKind::Demote,
             Kind::Remove => PeerKind::Remove,
             Kind::TransferLeader => PeerKind::TransferLeader,
             Kind::Unspecified => return refused("this kind of change is unknown to this broker"),

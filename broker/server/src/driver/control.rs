@@ -125,6 +125,7 @@ impl Control {
                 MembershipChange::AddLearner(node)
             }
             Kind::Promote => MembershipChange::Promote(node),
+            Kind::Demote => MembershipChange::Demote(node),
             Kind::Remove => MembershipChange::RemoveNode(node),
             Kind::TransferLeader => return self.transfer(Some(node).filter(|id| id.0 > 0)).await,
             Kind::Unspecified => return Outcome::Refused("this kind of change is unknown to this broker".into()),
@@ -191,6 +192,7 @@ impl Control {
             }
             MembershipError::InProgress
             | MembershipError::LearnerNotCaughtUp { .. }
+            | MembershipError::VotersNotCaughtUp { .. }
             | MembershipError::Dropped
             | MembershipError::Stopped => Outcome::Retry(error.to_string()),
             MembershipError::WouldLoseMajority { .. }

@@ -68,6 +68,7 @@ impl Broker {
                 }
                 MembershipError::InProgress
                 | MembershipError::LearnerNotCaughtUp { .. }
+                | MembershipError::VotersNotCaughtUp { .. }
                 | MembershipError::Dropped
                 | MembershipError::Stopped => Err(MembershipRefusal::Retry(error.to_string())),
                 MembershipError::WouldLoseMajority { .. }
@@ -119,7 +120,7 @@ impl Broker {
         let Some(chunk) = image.rest.next() else { return };
         self.alarms.cancel(image.alarm);
         image.alarm = self.alarms.set(self.now.mono_ms + IMAGE_PATIENCE_MS, Alarm::Image(peer));
-        ctx.send(Address::Broker(peer), Packet::Chunk(chunk));
+        ctx.send(Address::Broker(peer), Packet::Chunk(Box::new(chunk)));
     }
 
     fn image_ended(&mut self, peer: NodeId, delivered: bool) {
