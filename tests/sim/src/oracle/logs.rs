@@ -55,6 +55,10 @@ pub struct Logs {
     wanted: BTreeMap<Key, BTreeSet<BTreeSet<NodeId>>>,
     /// All topics that had this name, in order.
     names: BTreeMap<TopicName, Vec<TopicId>>,
+    /// The newest version of the assignment that was without this broker.
+    absent: BTreeMap<(Key, NodeId), i32>,
+    /// The newest version of the assignment under which this broker was seen hosting it.
+    seen: BTreeMap<(Key, NodeId), i32>,
 }
 
 impl Logs {
@@ -197,7 +201,10 @@ impl Logs {
         let Some(replica) = all.get_mut(&node) else { return Ok(()) };
         // One that was dismissed before its broker had even heard of the assignment has no record of that here.
         let is_replica = self.known.get(key).is_some_and(|known| known.state.replicas.contains(&node));
-        if is_replica && !replica.dismissed && ledger.deleted.is_none() {
+        // A slow broker goes through what happened long ago: it was none, and it is one again in a future it has not heard of.
+        let place = (*key, node);
+        let late = self.absent.get(&place).is_some_and(|absent| self.seen.get(&place).is_none_or(|seen| absent > seen));
+        if is_replica && !replica.dismissed && !late && ledger.deleted.is_none() {
             let text = format!("{}: the log of b{node} vanished, which is a replica", ledger.tp);
             return Err(Violation { invariant: 11, text });
         }
@@ -207,6 +214,7 @@ impl Logs {
 
     /// A broker that has seen this version of the assignment hosts the partition.
     pub fn hosted(&mut self, key: &Key, node: NodeId, version: i32) {
+        self.seen.insert((*key, node), version);
         let current = self
             .known
             .get(key)
@@ -238,7 +246,13 @@ impl Logs {
             let again = |before: &PartitionState| {
                 before.replicas.contains(node) && !before.adding.contains(node) && state.adding.contains(node)
             };
-            replica.dismissed |= !state.replicas.contains(node) || before.is_some_and(again);
+            if !state.replicas.contains(node) {
+                self.absent.insert((*key, *node), state.partition_epoch.0);
+                replica.dismissed = true;
+            } else if before.is_some_and(again) {
+                self.absent.insert((*key, *node), state.partition_epoch.0 - 1);
+                replica.dismissed = true;
+            }
         }
     }
 
