@@ -8,7 +8,7 @@ from confluent_kafka.admin import ConfigResource, NewPartitions, ResourceType
 from harness import history, kafka, wait
 
 
-def group_read(bootstrap, group, topic, count, timeout=60):
+def group_read(bootstrap, group, topic, count, timeout=120):
     """Reads `count` records through a consumer group and commits."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "auto.offset.reset": "earliest",
                          "enable.auto.commit": False})
@@ -32,7 +32,7 @@ def test_kcat_lists_produces_and_reads_back_with_auto_creation(shared, topic):
     kafka.kcat("-b", shared.bootstrap, "-P", "-t", topic, "-X", "acks=all", stdin="\n".join(lines) + "\n")
     read = kafka.kcat("-b", shared.bootstrap, "-C", "-t", topic, "-o", "beginning", "-e", "-q").splitlines()
     assert sorted(read) == sorted(lines)
-    assert "3 brokers" in kafka.kcat("-b", shared.bootstrap, "-L")
+    wait.until(lambda: "3 brokers" in kafka.kcat("-b", shared.bootstrap, "-L"), "three brokers in the list")
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
@@ -49,7 +49,7 @@ def test_every_acks_setting_reaches_the_log(shared, acks, topic):
     client = Producer({"bootstrap.servers": shared.bootstrap, "acks": acks})
     for i in range(100):
         client.produce(topic, str(i))
-    assert client.flush(30) == 0
+    assert client.flush(120) == 0
     wait.until(lambda: len(kafka.read_all(shared.bootstrap, topic)) == 100, "100 records")
 
 
@@ -90,13 +90,13 @@ def test_kafka_python_produces_and_subscribes(shared, topic):
 
     kafka.create_topic(shared.bootstrap, topic, partitions=2)
     servers = shared.bootstrap.split(",")
-    producer = KafkaProducer(bootstrap_servers=servers, acks="all")
+    producer = KafkaProducer(bootstrap_servers=servers, acks="all", api_version_auto_timeout_ms=60000)
     sent = [producer.send(topic, f"py-{i}".encode()) for i in range(500)]
-    producer.flush(60)
+    producer.flush(120)
     assert all(future.succeeded() for future in sent)
     producer.close()
     consumer = KafkaConsumer(topic, bootstrap_servers=servers, group_id=topic, auto_offset_reset="earliest",
-                             consumer_timeout_ms=30000)
+                             consumer_timeout_ms=120000, api_version_auto_timeout_ms=60000)
     values = set()
     for record in consumer:
         values.add(record.value)
@@ -112,7 +112,7 @@ def test_kafka_python_produces_and_subscribes(shared, topic):
 def test_franz_go_produces_idempotently_and_reads_through_a_group(shared, topic):
     kafka.create_topic(shared.bootstrap, topic, partitions=3)
     command = [str(kafka.CACHE / "franz" / "franz"), "-bootstrap", shared.bootstrap, "-topic", topic, "-group", topic]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "1000 records" in done.stdout
 
@@ -121,6 +121,7 @@ def test_java_tools_create_describe_produce_consume_and_delete(shared, topic):
     topics = ("org.apache.kafka.tools.TopicCommand", "--bootstrap-server", shared.bootstrap)
     kafka.java(*topics, "--create", "--topic", topic, "--partitions", "3", "--replication-factor", "3",
                "--config", "retention.ms=3600000")
+    kafka.full_isr(shared.bootstrap, topic)
     described = kafka.java(*topics, "--describe", "--topic", topic)
     assert "PartitionCount: 3" in described and "ReplicationFactor: 3" in described, described
     assert "retention.ms=3600000" in described, described
@@ -133,7 +134,7 @@ def test_java_tools_create_describe_produce_consume_and_delete(shared, topic):
                         shared.bootstrap, "--describe", "--group", topic)
     assert topic in groups, groups
     kafka.java(*topics, "--delete", "--topic", topic)
-    assert topic not in kafka.java(*topics, "--list").split()
+    wait.until(lambda: topic not in kafka.java(*topics, "--list").split(), "the topic to be gone")
 
 
 def test_java_perf_tools_run_with_idempotence_and_acks_all(shared, topic):
@@ -150,13 +151,14 @@ def test_java_perf_tools_run_with_idempotence_and_acks_all(shared, topic):
 def test_topics_are_administered_by_librdkafka(shared, topic):
     client = kafka.admin(shared.bootstrap)
     kafka.create_topic(shared.bootstrap, topic, partitions=1, config={"retention.ms": "600000"})
-    client.create_partitions([NewPartitions(topic, 4)])[topic].result(30)
+    client.create_partitions([NewPartitions(topic, 4)])[topic].result(60)
     wait.until(lambda: len(kafka.describe(shared.bootstrap, topic)) == 4, "four partitions")
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    entries = client.describe_configs([resource])[resource].result(30)
+    # Any broker answers, also one that hears of the topic a moment later.
+    entries = wait.until(lambda: client.describe_configs([resource])[resource].result(60), "the topic's settings")
     assert entries["retention.ms"].value == "600000" and not entries["retention.ms"].is_default
     assert entries["segment.bytes"].is_default
-    client.delete_topics([topic])[topic].result(30)
+    client.delete_topics([topic])[topic].result(60)
     wait.until(lambda: topic not in client.list_topics(timeout=10).topics, "the topic to be gone")
 
 
@@ -164,7 +166,7 @@ def test_a_deleted_and_recreated_topic_does_not_serve_old_records(shared, topic)
     kafka.create_topic(shared.bootstrap, topic)
     kafka.produce(shared.bootstrap, topic, ["old"] * 50)
     client = kafka.admin(shared.bootstrap)
-    client.delete_topics([topic])[topic].result(30)
+    client.delete_topics([topic])[topic].result(60)
     wait.until(lambda: topic not in client.list_topics(timeout=10).topics, "deletion")
     kafka.create_topic(shared.bootstrap, topic)
     acked = kafka.produce(shared.bootstrap, topic, ["new"] * 5)
@@ -178,13 +180,13 @@ def test_offsets_are_found_by_timestamp(shared, topic):
     base = 1_790_000_000_000
     for i in range(100):
         client.produce(topic, str(i), timestamp=base + i * 1000)
-    assert client.flush(30) == 0
+    assert client.flush(120) == 0
     consumer = Consumer({"bootstrap.servers": shared.bootstrap, "group.id": "ts"})
     try:
         for asked, expected in [(base - 5, 0), (base + 42_000, 42), (base + 42_001, 43), (base + 99_000, 99)]:
-            found = consumer.offsets_for_times([TopicPartition(topic, 0, asked)], timeout=20)[0]
+            found = consumer.offsets_for_times([TopicPartition(topic, 0, asked)], timeout=60)[0]
             assert found.offset == expected, f"timestamp {asked}: {found}"
-        beyond = consumer.offsets_for_times([TopicPartition(topic, 0, base + 100_000)], timeout=20)[0]
+        beyond = consumer.offsets_for_times([TopicPartition(topic, 0, base + 100_000)], timeout=60)[0]
         assert beyond.offset in (-1, 100)
     finally:
         consumer.close()
@@ -195,7 +197,7 @@ def test_too_large_records_are_refused_with_kafkas_error(shared, topic):
     errors = []
     client = kafka.producer(shared.bootstrap)
     client.produce(topic, b"x" * 5000, on_delivery=lambda error, _: errors.append(error))
-    client.flush(30)
+    client.flush(120)
     assert errors[0] is not None and errors[0].name() == "MSG_SIZE_TOO_LARGE", errors
     assert len(kafka.produce(shared.bootstrap, topic, ["small"])) == 1
 

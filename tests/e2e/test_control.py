@@ -11,6 +11,8 @@ from harness import history, kafka, wait
 from harness.cluster import BROKER, CLUSTER_ID, Cluster
 
 SECRET = "e2e-secret"
+# Exit codes of `control`: the broker does not answer; ask again.
+NOT_NOW = (69, 75)
 
 
 class Book(Cluster):
@@ -44,8 +46,14 @@ class Book(Cluster):
         broker = via or self.running()[0]
         command = [BROKER, "control", *map(str, words), "--address", f"{broker.host}:{broker.raft_port}"]
         command += ["--secret-file", str(secret or self.secret)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-        assert done.returncode in (code if isinstance(code, tuple) else (code,)), f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        codes = code if isinstance(code, tuple) else (code,)
+
+        def answered():
+            done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+            return None if done.returncode in NOT_NOW and done.returncode not in codes else done
+
+        done = wait.until(answered, f"an answer to {words}", 90, interval=0.5)
+        assert done.returncode in codes, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout) if done.stdout else done.stderr
 
     def cluster_view(self, **options):
@@ -54,7 +62,11 @@ class Book(Cluster):
     def broker_view(self, node, **options):
         return next((b for b in self.cluster_view(**options)["brokers"] if b["node_id"] == node), None)
 
-    def rebalance(self, *words, timeout=120):
+    def wait_view(self, holds, what, **options):
+        """Waits until the picture of the cluster `holds`; a broker's picture is as old as its last news."""
+        return wait.until(lambda: (view := self.cluster_view(**options)) and holds(view) and view, what)
+
+    def rebalance(self, *words, timeout=240):
         """Asks again and again until nothing remains; the moves that it was told of."""
         moves = []
 
@@ -65,6 +77,18 @@ class Book(Cluster):
 
         wait.until(balanced, "a balanced cluster", timeout, interval=0.2)
         return moves
+
+    def wait_balanced(self, **expected):
+        """Waits for the counts per broker. A broker that was taken for dead meanwhile gets its leaderships back by asking again."""
+
+        def there():
+            view = self.cluster_view()
+            if all(counts(view, what) == numbers for what, numbers in expected.items()):
+                return True
+            self.rebalance()
+            return False
+
+        wait.until(there, f"{expected} per broker", interval=0.5)
 
     def join(self, node):
         self.founded = True
@@ -107,7 +131,7 @@ def test_nobody_is_answered_without_the_secret(book, tmp_path):
     for words in (["describe"], ["cordon", 1], ["rebalance"], ["move-leaders", 1], ["remove", 3], ["unregister", 3]):
         assert "the secret is wrong" in book.ask(*words, secret=wrong, code=77)
     bare = [BROKER, "control", "describe", "--address", f"{book[1].host}:{book[1].raft_port}"]
-    done = subprocess.run(bare, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(bare, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 77 and "needs the cluster's secret" in done.stderr, done.stderr
     # The secret is replaced without a restart: both are accepted while the file holds both.
     new = tmp_path / "new"
@@ -145,7 +169,7 @@ def test_nobody_joins_the_quorum_without_the_secret(book):
     stranger.overrides = {}
     stranger.start()
     book.wait_ready(4)
-    assert book.cluster_view()["learners"] == [4]
+    book.wait_view(lambda view: view["learners"] == [4], "a learner")
 
 
 def test_a_cordoned_broker_gets_empty_under_load_and_nothing_is_lost(tmp_path):
@@ -155,18 +179,15 @@ def test_a_cordoned_broker_gets_empty_under_load_and_nothing_is_lost(tmp_path):
         load = history.Workload(book.bootstrap, "t")
         load.start()
         load.wait_acks(200)
-        before = book.broker_view(4)
-        assert before["replicas"] == 9
+        wait.until(lambda: book.broker_view(4)["replicas"] == 9, "broker 4 to have its share")
         book.ask("cordon", 4), book.ask("cordon", 4)
-        assert book.broker_view(4, via=book[2])["cordoned"]
+        wait.until(lambda: book.broker_view(4, via=book[2])["cordoned"], "broker 2 to hear of it")
         planned = book.ask("rebalance", "--dry-run")["outcome"]["progress"]
         assert (planned["in_flight"], planned["remaining"]) == (0, 9), planned
         assert book.broker_view(4)["replicas"] == 9, "a dry run changes nothing"
         book.rebalance("--max-in-flight", 3)
-        view = book.cluster_view()
-        assert counts(view, "replicas") == [0, 12, 12, 12], view
-        assert counts(view, "leaders") == [0, 4, 4, 4], view
-        assert view["reassigning_partitions"] == 0
+        book.wait_balanced(replicas=[0, 12, 12, 12], leaders=[0, 4, 4, 4])
+        assert book.cluster_view()["reassigning_partitions"] == 0
         load.wait_acks(200)
         acked = load.finish()
         assert load.failed == [], load.failed[:3]
@@ -181,8 +202,8 @@ def test_a_cordoned_broker_gets_empty_under_load_and_nothing_is_lost(tmp_path):
         assert replicas[-1] - replicas[0] <= 1 and replicas[0] > 0, replicas
         resource = ConfigResource(ConfigResource.Type.BROKER, "1")
         client = kafka.admin(book.bootstrap)
-        settings = client.describe_configs([resource])[resource].result(20)
-        assert settings["reassignment.throttle.rate"].value == str(100 << 20)
+        rate = lambda: client.describe_configs([resource])[resource].result(60)["reassignment.throttle.rate"].value  # noqa: E731
+        wait.until(lambda: rate() == str(100 << 20), "the throttle's rate")
         history.check_nothing_lost(acked, kafka.read_all(book.bootstrap, "t"))
 
 
@@ -204,23 +225,22 @@ def test_a_cluster_grows_to_five_shrinks_to_four_and_takes_a_retired_disk_back_a
     for node in (4, 5):
         book.join(node)
         book.vote(node)
-    assert book.cluster_view()["voters"] == [1, 2, 3, 4, 5]
+    book.wait_view(lambda view: view["voters"] == [1, 2, 3, 4, 5], "five voters")
     book.rebalance("--max-in-flight", 4)
-    view = book.cluster_view()
-    assert counts(view, "replicas") == [6] * 5 and counts(view, "leaders") == [2] * 5, view
+    book.wait_balanced(replicas=[6] * 5, leaders=[2] * 5)
     load.wait_acks(100)
 
     # Broker 5 leaves for good, step by step.
     book.ask("cordon", 5)
     book.rebalance("--max-in-flight", 4)
-    left = book.ask("move-leaders", 5)["outcome"]["left"]
-    assert left == {"moved": 0, "left": 0}
+    emptied = lambda: book.ask("move-leaders", 5)["outcome"]["left"] == {"moved": 0, "left": 0}  # noqa: E731
+    wait.until(emptied, "broker 5 to lead nothing")
     assert book.broker_view(5)["replicas"] == 0
     if book.cluster_view()["leader_id"] == 5:
         book.ask("transfer", 1)
         wait.until(lambda: book.cluster_view()["leader_id"] not in (0, 5), "another leader of the quorum")
     book.ask("remove", 5), book.ask("remove", 5)
-    assert book.cluster_view()["voters"] == [1, 2, 3, 4]
+    book.wait_view(lambda view: view["voters"] == [1, 2, 3, 4], "four voters")
     directory = book.broker_view(5)["directory_id"]
     assert directory == book.ask("describe", via=book[5])["self"]["directory_id"]
     assert "alive" in book.ask("unregister", 5, code=1)["outcome"]["refused"]
@@ -235,14 +255,13 @@ def test_a_cluster_grows_to_five_shrinks_to_four_and_takes_a_retired_disk_back_a
     book.retired = [directory]
     book[5].start()
     book.wait_ready(5)
-    view = book.cluster_view()
-    assert (view["voters"], view["learners"]) == ([1, 2, 3, 4], [5])
-    again = book.broker_view(5)
+    book.wait_view(lambda view: (view["voters"], view["learners"]) == ([1, 2, 3, 4], [5]), "a fifth that does not vote")
+    again = wait.until(lambda: book.broker_view(5), "broker 5 to be registered")
     assert again["directory_id"] not in ("", directory) and again["replicas"] == 0
     assert (book[5].data / f"retired-{directory}" / "raft").exists()
     assert not (book[5].data / "retiring").exists()
     book.rebalance("--max-in-flight", 4)
-    assert counts(book.cluster_view(), "replicas") == [6] * 5
+    book.wait_balanced(replicas=[6] * 5)
     # A later start of the new life is an ordinary restart.
     assert book[5].stop() == 0
     book[5].start()
@@ -284,11 +303,10 @@ def test_a_voter_is_made_a_learner_and_a_voter_again_under_load_and_the_leader_i
     load.wait_acks(50)
     book[node].start()
     book.wait_ready(node)
-    view = book.cluster_view()
-    assert (view["voters"], view["learners"]) == (others, [node]), "a restart makes no voter"
+    book.wait_view(lambda view: (view["voters"], view["learners"]) == (others, [node]), "a restart that makes no voter")
     assert "not a member" in book.ask("demote", 9, code=1)["outcome"]["refused"]
     book.vote(node)
-    assert book.cluster_view()["voters"] == [1, 2, 3]
+    book.wait_view(lambda view: view["voters"] == [1, 2, 3], "three voters")
     load.wait_acks(50)
     acked = load.finish()
     assert load.failed == [], load.failed[:3]
@@ -305,9 +323,9 @@ def test_every_broker_knows_how_far_the_members_are_and_who_may_not_stop(book):
     for broker in book.running():
         # How far the members are comes from a picture that the quorum renews some times per second.
         wait.until(lambda: everybody_caught_up(book.cluster_view(via=broker)), "the view to show two that caught up")  # noqa: B023
-        view = book.cluster_view(via=broker)
-        assert view["leader_id"] == book.raft_leader()
-        assert counts(view, "restart_blockers") == [0, 0, 0]
+        agrees = lambda view: view["leader_id"] == book.raft_leader()  # noqa: E731
+        book.wait_view(agrees, "the leader that the others know", via=broker)
+        book.wait_view(lambda view: counts(view, "restart_blockers") == [0, 0, 0], "nobody to be needed", via=broker)
         me = book.ask("describe", via=broker)["self"]
         assert me["node_id"] == broker.id and me["ready"] and me["disk_total_bytes"] > me["disk_used_bytes"] > 0
     book[3].kill()

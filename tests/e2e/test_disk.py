@@ -14,7 +14,6 @@ def cluster_on(tmp_path, image, **config):
     return cluster
 
 
-@pytest.mark.timeout(400)
 def test_a_full_disk_takes_one_broker_out_and_space_and_a_restart_bring_it_back(tmp_path):
     with Image(tmp_path, 96) as image, cluster_on(tmp_path, image) as cluster:
         cluster.start().wait_ready()
@@ -24,12 +23,11 @@ def test_a_full_disk_takes_one_broker_out_and_space_and_a_restart_bring_it_back(
         load.wait_acks()
         ballast = image.fill()
         wait.until(lambda: cluster[3].status()["log_dir"]["state"] == "offline" or
-                   kafka.produce(cluster.bootstrap, "t", ["x" * 100_000] * 20) and False, "the directory to go offline", 120)
-        load.wait_acks(100, timeout=120)
-        findings = cluster[1].doctor()
-        assert any(f["id"] == "disk_full" and f["node"] == 3 for f in findings), findings
+                   kafka.produce(cluster.bootstrap, "t", ["x" * 100_000] * 20) and False, "the directory to go offline", 240)
+        load.wait_acks(100)
+        wait.until(lambda: any(f["id"] == "disk_full" and f["node"] == 3 for f in cluster[1].doctor()), "the doctor to name it")
         assert cluster[3].http("/healthz")[0] == 200, "the process lives on"
-        assert cluster[3].http("/readyz")[0] == 503
+        wait.until(lambda: cluster[3].http("/readyz")[0] == 503, "unreadiness")
         ballast.unlink()
         assert cluster[3].stop() == 75, "a stop that could not sync its logs is no clean one"
         cluster[3].start()
@@ -38,7 +36,6 @@ def test_a_full_disk_takes_one_broker_out_and_space_and_a_restart_bring_it_back(
         history.check_nothing_lost(load.finish(), kafka.read_all(cluster.bootstrap, "t"))
 
 
-@pytest.mark.timeout(400)
 def test_power_cuts_of_one_broker_lose_no_acknowledged_record(tmp_path):
     with Image(tmp_path, 256) as image, cluster_on(tmp_path, image) as cluster:
         cluster.start().wait_ready()
@@ -61,7 +58,6 @@ def test_power_cuts_of_one_broker_lose_no_acknowledged_record(tmp_path):
         history.check_replicas_identical(cluster, "t", range(3))
 
 
-@pytest.mark.timeout(400)
 def test_durable_mode_survives_the_power_cut_of_a_single_broker(tmp_path):
     with Image(tmp_path, 256) as image:
         cluster = Cluster(tmp_path, brokers=1, flush="every-ack")
@@ -83,7 +79,6 @@ def test_durable_mode_survives_the_power_cut_of_a_single_broker(tmp_path):
             history.check_nothing_lost(acked, kafka.read_all(cluster.bootstrap, "t"))
 
 
-@pytest.mark.timeout(400)
 def test_in_durable_mode_every_partition_of_a_killed_broker_is_replicated_to_again(tmp_path):
     with Cluster(tmp_path, flush="every-ack") as cluster:
         cluster.start().wait_ready()
@@ -112,7 +107,7 @@ def test_the_data_of_another_cluster_or_node_is_refused_and_left_alone(tmp_path)
                                 ({"node.id": 2, "bootstrap.voters": [2], "peers": [{"id": 2, "host": "127.0.0.1", "raft.port": broker.raft_port}]}, "node")):
             broker.overrides = overrides
             broker.start()
-            assert broker.process.wait(20) == 65
+            assert broker.process.wait(120) == 65
             assert word in broker.log() and "e2e-cluster" in broker.log()
         assert sorted(p.relative_to(broker.data) for p in broker.data.rglob("*")) == before
         broker.overrides = {}
@@ -128,9 +123,9 @@ def test_two_brokers_with_one_id_the_second_is_refused_with_both_addresses(tmp_p
         cluster.brokers.pop(9)
         try:
             twin.start()
-            assert twin.process.wait(40) != 0
+            assert twin.process.wait(120) != 0
             assert str(twin.kafka_port) in twin.log() and str(cluster[2].kafka_port) in twin.log(), twin.log()[-2000:]
-            assert cluster[2].ready()
+            wait.until(cluster[2].ready, "the first of them to serve on")
         finally:
             if twin.running:
                 twin.kill()
@@ -142,8 +137,8 @@ def test_a_joiner_pointed_at_the_wrong_cluster_is_refused(tmp_path):
         stranger = cluster.add(4)
         stranger.overrides = {"cluster.id": "not-this-one"}
         stranger.start()
-        wait.until(lambda: not stranger.running or "not-this-one" in stranger.log(), "a refusal that names the cluster")
-        assert "e2e-cluster" in stranger.log()
+        both = lambda: "not-this-one" in stranger.log() and "e2e-cluster" in stranger.log()  # noqa: E731
+        wait.until(both, "a refusal that names both clusters")
         assert 4 not in cluster[1].status()["raft"]["learners"]
 
 
@@ -155,6 +150,6 @@ def test_a_copied_data_directory_cannot_be_opened_twice(tmp_path):
         twin.id = 1
         twin.data = cluster[1].data
         twin.start()
-        assert twin.process.wait(20) != 0
+        assert twin.process.wait(120) != 0
         assert "lock" in twin.log().lower(), twin.log()[-1000:]
         shutil.rmtree(twin.dir)

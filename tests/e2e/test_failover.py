@@ -127,7 +127,7 @@ def test_a_frozen_process_is_passed_over_and_comes_back(cluster, role):
     victim = cluster[leader if role == "leader" else leader % 3 + 1]
     victim.pause()
     try:
-        load.wait_acks(100, timeout=120)
+        load.wait_acks(100)
     finally:
         victim.resume()
     load.wait_acks()
@@ -167,13 +167,14 @@ def test_committed_offsets_survive_the_coordinators_death(cluster):
     kafka.create_topic(cluster.bootstrap, "t", partitions=3)
     config = {"bootstrap.servers": cluster.bootstrap, "group.id": "g", "enable.auto.commit": False}
     consumer = Consumer(config)
-    consumer.commit(offsets=[TopicPartition("t", p, 40 + p) for p in range(3)], asynchronous=False)
+    offsets = [TopicPartition("t", p, 40 + p) for p in range(3)]
+    wait.until(lambda: consumer.commit(offsets=offsets, asynchronous=False), "the commit")
     consumer.close()
     for node in (1, 2, 3):
         cluster[node].kill()
         consumer = Consumer(config)
         wanted = [TopicPartition("t", p) for p in range(3)]
-        read = wait.until(lambda c=consumer, w=wanted: c.committed(w, timeout=10), "committed offsets")
+        read = wait.until(lambda c=consumer, w=wanted: c.committed(w, timeout=30), "committed offsets")
         assert [p.offset for p in read] == [40, 41, 42], f"with broker {node} dead: {read}"
         consumer.close()
         cluster[node].start()

@@ -78,8 +78,8 @@ def test_a_fourth_broker_joins_as_a_learner_and_serves(cluster):
     broker = cluster.add(4)
     broker.start()
     cluster.wait_ready(4)
-    raft = broker.status()["raft"]
-    assert sorted(raft["voters"]) == [1, 2, 3] and 4 in raft["learners"], raft
+    raft = lambda: broker.status()["raft"]  # noqa: E731
+    wait.until(lambda: sorted(raft()["voters"]) == [1, 2, 3] and 4 in raft()["learners"], "three voters and a learner")
     kafka.create_topic(cluster.bootstrap, "wide", partitions=4, replication=4)
     acked = kafka.produce(cluster.bootstrap, "wide", [str(i) for i in range(40)])
     assert kafka.read_all(broker.kafka, "wide") == acked
@@ -93,4 +93,5 @@ def test_start_up_steps_are_shown_with_their_durations(cluster):
     steps = [step["name"] for step in cluster[2].status()["startup"]["steps"]]
     assert len(steps) >= 8, steps
     for broker in cluster.running():
-        assert all(step["ms"] is not None for step in broker.status()["startup"]["steps"])
+        done = lambda b=broker: all(s["ms"] is not None for s in b.status()["startup"]["steps"])  # noqa: E731
+        wait.until(done, f"every step of broker {broker.id} to have ended")

@@ -53,7 +53,7 @@ class Local:
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(90)
+        return self.process.wait(180)
 
 
 def test_local_prints_ready_serves_stops_on_ctrl_c_and_finds_its_data_again(tmp_path):
@@ -107,7 +107,7 @@ def test_local_draws_a_live_summary_on_a_terminal(tmp_path):
             try:
                 os.read(local.master, 65536)
             except OSError:  # what a terminal says when the last process on it is gone
-                return local.process.wait(5) == 0
+                return local.process.wait(60) == 0
             return False
 
         wait.until(ended, "a clean end", interval=0)
@@ -120,12 +120,12 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path):
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", local.kafka_port + 1))
         squatter.listen()
-        done = subprocess.run(local.command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(local.command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode != 0
     assert str(local.kafka_port + 1) in done.stderr and "--kafka-port" in done.stderr
 
 
 def test_help_names_every_subcommand():
-    out = subprocess.run([BROKER, "--help"], capture_output=True, text=True, timeout=10, check=True).stdout
+    out = subprocess.run([BROKER, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
     for word in ("run", "local", "status", "doctor", "version"):
         assert word in out, out

@@ -53,9 +53,9 @@ def test_an_isolated_leader_steps_down_and_loses_nothing(tmp_path, network):
         leader = cluster.raft_leader()
         network.isolate(leader)
         others = [n for n in (1, 2, 3) if n != leader]
-        wait.until(lambda: {cluster[n].status()["raft"]["leader"] for n in others} <= set(others), "a new leader", 60)
+        wait.until(lambda: {cluster[n].status()["raft"]["leader"] for n in others} <= set(others), "a new leader")
         wait.until(lambda: cluster[leader].status()["raft"]["role"] != "leader", "the old leader to step down")
-        load.wait_acks(100, timeout=120)
+        load.wait_acks(100)
         network.heal()
         cluster.wait_ready()
         kafka.full_isr(cluster.bootstrap, "t")
@@ -77,7 +77,7 @@ def test_a_one_way_partition_heals_without_loss(tmp_path, network):
         leader = cluster.raft_leader()
         deaf = leader % 3 + 1
         network.cut(deaf, leader)
-        load.wait_acks(100, timeout=120)
+        load.wait_acks(100)
         network.heal()
         cluster.wait_ready()
         kafka.full_isr(cluster.bootstrap, "t")
@@ -152,7 +152,8 @@ def test_a_service_without_srv_records_is_found_by_the_names_of_its_pods(tmp_pat
             for node in (1, 2, 3, 4):
                 server.zone.set_host(f"chronik-{node - 1}.{SERVICE}", cluster[node].host)
             cluster.start().wait_ready()
-            assert 4 in cluster[1].status()["raft"]["learners"], "the joiner knows no voter, only its own ordinal"
+            # The joiner knows no voter, only its own ordinal.
+            wait.until(lambda: 4 in cluster[1].status()["raft"]["learners"], "the joiner among the learners")
 
 
 @in_namespaces
@@ -165,7 +166,7 @@ def test_a_new_broker_joins_knowing_only_the_service_name(tmp_path, network):
             publish(server.zone, cluster, [1, 2, 3, 4])
             cluster[4].start()
             cluster.wait_ready(4)
-            assert 4 in cluster[1].status()["raft"]["learners"]
+            wait.until(lambda: 4 in cluster[1].status()["raft"]["learners"], "the joiner among the learners")
 
 
 @pytest.mark.parametrize("address", ["{host}:{port}", "http://{host}:{port}"])

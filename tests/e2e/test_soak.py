@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def place(tmp_path):
     """A directory for runs; what a failed test leaves of them is removed."""
     yield tmp_path
     clean = start(tmp_path / "run", 0, "--clean")
-    clean.communicate(timeout=60)
+    clean.communicate(timeout=180)
 
 
 def traces(directory):
@@ -60,12 +59,12 @@ def test_a_soak_that_is_interrupted_leaves_nothing_behind(place, number):
     try:
         wait.until(lambda: list(place.glob("run/g1/broker-*/disk/data/raft*")), "brokers that run")
         run.send_signal(number)
-        assert run.wait(200) != 0
+        assert run.wait(400) != 0
     finally:
         if run.poll() is None:
             run.kill()
         run.stdout.close()
-    wait.until(lambda: not traces(place), f"no traces, but there are {traces(place)}", 20)
+    wait.until(lambda: not traces(place), f"no traces, but there are {traces(place)}")
 
 
 def test_a_killed_soak_is_cleaned_up_by_the_next_command(place):
@@ -75,10 +74,9 @@ def test_a_killed_soak_is_cleaned_up_by_the_next_command(place):
     run.communicate()
     assert traces(place), "the test tests nothing"
     clean = start(place / "run", 0, "--clean")
-    assert clean.wait(30) == 0, clean.stdout.read()
+    assert clean.wait(180) == 0, clean.stdout.read()
     clean.stdout.close()
-    time.sleep(0.2)
-    assert traces(place) == []
+    wait.until(lambda: not traces(place), "no traces")
 
 
 def test_a_seed_always_draws_the_same_actions():

@@ -15,7 +15,8 @@ from . import wait
 
 BROKER = os.environ.get("CHRONIK_BROKER", "chronik-broker")
 CLUSTER_ID = "e2e-cluster"
-_next_port = [20000 + (os.getpid() * 40) % 20000]
+# Below the ports that the system gives to connections (32768 and up): a client's could be one that a broker needs.
+_next_port = [11000 + (os.getpid() * 40) % 16000]
 
 
 def free_ports(count):
@@ -32,7 +33,7 @@ def free_ports(count):
     return ports
 
 
-def get(url, timeout=5.0):
+def get(url, timeout=20.0):
     """Body of a GET, also of one that answers 503 (health and doctor do)."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
@@ -109,7 +110,7 @@ class Broker:
         self.signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, timeout=60):
+    def stop(self, timeout=120):
         """SIGTERM; returns the exit code."""
         self.signal(signal.SIGTERM)
         return self.process.wait(timeout)
@@ -125,10 +126,10 @@ class Broker:
         assert not self.running
         shutil.rmtree(self.data, ignore_errors=True)
 
-    def http(self, path, timeout=5.0):
+    def http(self, path, timeout=20.0):
         return get(f"http://{self.admin}{path}", timeout)
 
-    def http_json(self, path, timeout=5.0):
+    def http_json(self, path, timeout=20.0):
         code, body = self.http(path, timeout)
         assert code == 200, body
         return json.loads(body)
@@ -139,7 +140,7 @@ class Broker:
     def ready(self):
         return self.running and self.http("/readyz")[0] == 200
 
-    def doctor(self, timeout=30.0):
+    def doctor(self, timeout=60.0):
         """The doctor's findings, as a list of dicts."""
         _, body = self.http("/doctor?format=json", timeout)
         return json.loads(body)["findings"]
@@ -203,7 +204,7 @@ class Cluster:
     def running(self):
         return [b for b in self.brokers.values() if b.running]
 
-    def wait_ready(self, *nodes, timeout=60):
+    def wait_ready(self, *nodes, timeout=120):
         for node in nodes or self.brokers:
             broker = self.brokers[node]
             wait.until(broker.ready, f"broker {node} to be ready", timeout)
@@ -220,14 +221,14 @@ class Cluster:
     def bootstrap(self):
         return ",".join(b.kafka for b in self.brokers.values())
 
-    def raft_leader(self, timeout=60):
+    def raft_leader(self, timeout=120):
         """The node that leads the metadata quorum, as a majority of running brokers agree."""
 
         def agreed():
             votes = {}
             for broker in self.running():
                 try:
-                    leader = broker.status()["raft"]["leader"]
+                    leader = broker.http_json("/status", 5.0)["raft"]["leader"]
                 except OSError:
                     continue
                 votes[leader] = votes.get(leader, 0) + 1

@@ -63,7 +63,7 @@ class Workload(threading.Thread):
         assert self.acked, "nothing was acknowledged at all"
         return self.acked
 
-    def wait_acks(self, more=50, timeout=60):
+    def wait_acks(self, more=50, timeout=180):
         """Waits until `more` further records are acknowledged."""
         from . import wait
 

@@ -20,7 +20,7 @@ def create_topic(bootstrap, name, partitions=1, replication=3, config=None):
     """Creates a topic and waits until every partition has a leader."""
     client = admin(bootstrap)
     topic = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=config or {})
-    client.create_topics([topic], operation_timeout=30)[name].result(40)
+    client.create_topics([topic], operation_timeout=60, request_timeout=60)[name].result(90)
     wait.until(
         lambda: all(p.leader >= 0 for p in describe(bootstrap, name).values()), f"leaders for every partition of {name}"
     )
@@ -28,7 +28,7 @@ def create_topic(bootstrap, name, partitions=1, replication=3, config=None):
 
 def describe(bootstrap, name):
     """Partition index -> librdkafka's partition metadata (leader, replicas, isrs)."""
-    metadata = admin(bootstrap).list_topics(name, timeout=10)
+    metadata = admin(bootstrap).list_topics(name, timeout=30)
     topic = metadata.topics[name]
     if topic.error is not None:
         raise KafkaException(topic.error)
@@ -39,7 +39,7 @@ def full_isr(bootstrap, name, size=3):
     """Waits until every partition has `size` in-sync replicas."""
     wait.until(
         lambda: all(len(p.isrs) >= size for p in describe(bootstrap, name).values()),
-        f"{size} in-sync replicas for every partition of {name}", 90,
+        f"{size} in-sync replicas for every partition of {name}", 180,
     )
 
 
@@ -67,7 +67,7 @@ def produce(bootstrap, topic, values, **config):
     return acked
 
 
-def read_all(bootstrap, topic, timeout=90):
+def read_all(bootstrap, topic, timeout=180):
     """Every record below the high watermark: {(partition, offset): value}."""
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "enable.partition.eof": False,
@@ -98,13 +98,13 @@ def read_all(bootstrap, topic, timeout=90):
         consumer.close()
 
 
-def kcat(*args, stdin=None, timeout=60):
+def kcat(*args, stdin=None, timeout=120):
     done = subprocess.run(["kcat", *args], input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"kcat {' '.join(args)}: {done.stderr}"
     return done.stdout
 
 
-def java(tool, *args, stdin=None, timeout=120):
+def java(tool, *args, stdin=None, timeout=300):
     """Runs a class of the Java tools, e.g. org.apache.kafka.tools.TopicCommand."""
     classpath = f"{CACHE / 'java' / 'lib'}/*"
     command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx256m", "-cp", classpath, tool, *args]

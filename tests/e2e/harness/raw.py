@@ -1,6 +1,6 @@
 """The few Kafka requests that a judge sends by itself, to one given broker: no client library hides from it who answered.
 
-Old, rigid versions on purpose: Metadata 7, ListOffsets 4, Fetch 4. One request at a time per `Connection`.
+Old, rigid versions on purpose: Metadata 7, ListOffsets 4, Fetch 4, ElectLeaders 1. One request at a time per `Connection`.
 """
 
 import socket
@@ -8,6 +8,7 @@ import struct
 from typing import NamedTuple
 
 LATEST, EARLIEST = -1, -2
+PREFERRED, UNCLEAN = 0, 1
 
 
 class Partition(NamedTuple):
@@ -122,5 +123,22 @@ class Connection:
         def topic():
             name = r.text()
             return [((name, index), (error, offset)) for index, error, _, offset, _ in r.array(lambda: r.take("ihqqi"))]
+
+        return dict(pair for answers in r.array(topic) for pair in answers)
+
+    def elect(self, kind, places, timeout_ms=60000):
+        """ElectLeaders 1 of `places` [(topic, partition)]; gives {(topic, partition): error}."""
+        topics = {}
+        for topic, partition in places:
+            topics.setdefault(topic, []).append(partition)
+        asked = _array(_text(name) + _array(struct.pack(">i", p) for p in partitions) for name, partitions in topics.items())
+        r = self._call(43, 1, struct.pack(">b", kind) + asked + struct.pack(">i", timeout_ms))
+        _, error = r.take("ih")
+        if error:
+            raise ConnectionError(f"ElectLeaders was refused altogether with {error}")
+
+        def topic():
+            name = r.text()
+            return [((name, index), code) for index, code, _ in r.array(lambda: (*r.take("ih"), r.text()))]
 
         return dict(pair for answers in r.array(topic) for pair in answers)

@@ -7,7 +7,7 @@ class Timeout(AssertionError):
     """A condition that did not come true in time; carries what was seen last."""
 
 
-def until(condition, what, timeout=60.0, interval=0.05):
+def until(condition, what, timeout=120.0, interval=0.05):
     """Calls `condition` until it returns something true and returns that; exceptions count as "not yet"."""
     deadline = time.monotonic() + timeout
     last = None
