@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# kube.sh up [NAME] | down [NAME] | test [PYTEST ARGUMENTS]: the local Kubernetes by hand, and the tests that use it.
+# kube.sh up [NAME] | down [NAME] | images | test [PYTEST ARGUMENTS]: the local Kubernetes by hand, and the tests that use it.
+# CHRONIK_IMAGES (archives, separated by colons) are used as they are and nothing is built.
 . "$(dirname "$0")/lib.sh"
 what=${1:-}
 shift || true
@@ -22,6 +23,10 @@ client_image() {
 
 # Paths of the images' archives; programs and images are built once and cached.
 images() {
+    if [ -n "${CHRONIK_IMAGES:-}" ]; then
+        echo "${CHRONIK_IMAGES//:/$'\n'}"
+        return 0
+    fi
     "$TOP/tests/tools/images.sh" ${KUBE_IMAGES:-broker operator}
     client_image
 }
@@ -33,6 +38,9 @@ up)
     ;;
 down)
     exec "$TOP/tests/kube/down" "${1:-dev}"
+    ;;
+images)
+    images
     ;;
 test)
     "$TOP/tests/tools/setup-e2e.sh" >"$CHRONIK_CACHE/setup-e2e.log" 2>&1 || { cat "$CHRONIK_CACHE/setup-e2e.log"; exit 1; }
@@ -47,6 +55,6 @@ test)
     "$CHRONIK_CACHE/venv/bin/python" -B -m pytest "$@"
     ;;
 *)
-    die "usage: kube.sh up [NAME] | down [NAME] | test [PYTEST ARGUMENTS]"
+    die "usage: kube.sh up [NAME] | down [NAME] | images | test [PYTEST ARGUMENTS]"
     ;;
 esac

@@ -18,10 +18,10 @@ from support import artefacts  # noqa: E402
 from support.ccl import Cluster  # noqa: E402
 from support.kube import TOP, Kube  # noqa: E402
 from support.load import Load  # noqa: E402
+from support.release import IMAGES, Operator  # noqa: E402
 
 # Names are cut; the one before may still be on its way out.
 NUMBERS = itertools.count(1)
-IMAGES = [Path(p) for p in os.environ.get("CHRONIK_IMAGES", "").split(":") if p]
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +53,16 @@ def namespace(kube, request):
     kube.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
-@pytest.fixture(scope="session")
-def operator(kube):
-    """The operator as a user installs it: the definitions, then the chart."""
-    from support.release import Operator
+# All scenarios with an operator that may do nothing outside of one namespace: each test installs its own.
+NAMESPACED = os.environ.get("CHRONIK_KUBE_NAMESPACED") == "1"
 
-    return Operator(kube).install()
+
+@pytest.fixture(scope="function" if NAMESPACED else "session")
+def operator(kube, request):
+    """The operator as a user installs it: the definitions, then the chart."""
+    if not NAMESPACED:
+        return Operator(kube).install()
+    return Operator(kube, request.getfixturevalue("namespace"), **{"watch.namespaced": "true"}).install()
 
 
 @pytest.fixture

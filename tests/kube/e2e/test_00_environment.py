@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from harness import wait
+from support import wait
 from support.load import Load
 
 BROKER = "local.test/chronik-broker:dev"
@@ -98,10 +98,10 @@ def test_a_node_behind_a_cut_link_is_lost_and_comes_back(kube):
     assert ready()
     kube.link(up=False)
     try:
-        wait.until(lambda: not ready(), "node 2 to be lost", 90, 0.5)
+        wait.until(lambda: not ready(), "node 2 to be lost", interval=0.5)
     finally:
         kube.link(up=True)
-    wait.until(ready, "node 2 to be back", 90, 0.5)
+    wait.until(ready, "node 2 to be back", interval=0.5)
 
 
 def test_a_node_port_is_reached_from_the_machine(kube, namespace, tmp_path):
@@ -114,4 +114,4 @@ def test_a_node_port_is_reached_from_the_machine(kube, namespace, tmp_path):
     def brokers():
         return [kafka.admin(f"{kube.address(node)}:{port}").list_topics(timeout=5).brokers for node in (1, 2)]
 
-    assert all(len(b) == 1 for b in wait.until(brokers, "metadata over both nodes", 60))
+    assert all(len(b) == 1 for b in wait.until(brokers, "metadata over both nodes"))

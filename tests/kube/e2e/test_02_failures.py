@@ -1,7 +1,7 @@
 """Scenarios 2 and 7: pods, processes and nodes that go away by themselves. The operator has nothing to decide, and must not."""
 
 import pytest
-from harness import wait
+from support import wait
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_07_a_lost_node_costs_no_record_and_no_member(kube, three, load):
         try:
             # With two of three away nobody has a quorum: the third one must not claim to be ready.
             left = 2 if len(on_two) == 1 else 0
-            three.wait(lambda s: s.get("readyReplicas") == left, "the lost brokers to be noticed", 120)
+            three.wait(lambda s: s.get("readyReplicas") == left, "the lost brokers to be noticed")
             assert three.get()["spec"]["replicas"] == 3
             voters = (three.status().get("quorum") or {}).get("voters", [])
             assert sorted(voters) == [1, 2, 3], "nobody is removed because a node is away"
@@ -63,5 +63,5 @@ def test_07_a_lost_node_costs_no_record_and_no_member(kube, three, load):
                 producing.wait_acks(timeout=150)
         finally:
             kube.link(up=True)
-        three.wait_settled(3, timeout=300)
+        three.wait_settled(3)
         producing.wait_acks(timeout=150)

@@ -1,27 +1,19 @@
 """Scenario 5: a changed setting restarts one broker at a time, the leader of the quorum last, each restart with its reason."""
 
-import time
-
 from support.ask import ask
-from support.watch import PodWatch
+from support.measure import rolling_restart
 
 
 def test_05_a_setting_changes_one_broker_at_a_time_the_leader_last(kube, cluster, load):
     cluster.apply()
     cluster.wait_settled(3)
-    with load(cluster) as producing, PodWatch(kube, cluster.namespace, cluster.selector) as pods:
-        leader = cluster.status()["quorum"]["leaderId"]
-        begin = time.monotonic()
-        cluster.patch(config={"log.retention.ms": "7200000"})
-        cluster.wait(lambda s: (s.get("operation") or {}).get("type") == "RollingRestart" or len(pods.deleted) == 3, "the restarts to begin")
-        cluster.wait_settled(3, timeout=300)
-        print(f"    three brokers restarted in {time.monotonic() - begin:.1f} s")
-        producing.wait_acks()
-        result = producing.finish()
-    assert sorted(pods.deleted) == ["x-0", "x-1", "x-2"], f"each exactly once: {pods.deleted}"
-    assert pods.deleted[-1] == f"x-{leader - 1}", f"broker {leader} led; the order was {pods.deleted}"
-    assert pods.most_missing == 1, "never two down"
-    assert result["failed"] == 0, "clients notice nothing but retries"
+    leader = cluster.status()["quorum"]["leaderId"]
+    seen = rolling_restart(kube, cluster, load)
+    print(f"    three brokers restarted in {seen.seconds:.1f} s")
+    assert sorted(seen.deleted) == ["x-0", "x-1", "x-2"], f"each exactly once: {seen.deleted}"
+    assert seen.deleted[-1] == f"x-{leader - 1}", f"broker {leader} led; the order was {seen.deleted}"
+    assert seen.most_missing == 1, "never two down"
+    assert seen.verdict["failed"] == 0, "clients notice nothing but retries"
     told = [e["message"] for e in kube.events(cluster.namespace, kind="ChronikCluster", reason="RestartingBroker")]
     for node in (1, 2, 3):
         assert any(f"broker {node} has template" in message for message in told), f"the reason of the restart of broker {node} in {told}"
@@ -43,7 +35,7 @@ def test_05_a_setting_that_the_rules_refuse_reaches_nobody(kube, cluster):
     assert [p["metadata"]["uid"] for p in cluster.pods()] == before
 
 
-def test_05_a_manual_upgrade_policy_restarts_nobody(kube, cluster):
+def test_05_a_manual_rollout_restarts_nobody_before_it_is_approved(kube, cluster):
     cluster.apply(rollout={"policy": "Manual"})
     cluster.wait_settled(3)
     before = [p["metadata"]["uid"] for p in cluster.pods()]
@@ -52,6 +44,6 @@ def test_05_a_manual_upgrade_policy_restarts_nobody(kube, cluster):
     cluster.wait_blocked("ManualApproval")
     assert [p["metadata"]["uid"] for p in cluster.pods()] == before
     kube.kubectl("annotate", "ccl", "x", "-n", cluster.namespace, f"chronik.io/approved-revision={pending}")
-    cluster.wait_settled(3, timeout=300)
+    cluster.wait_settled(3)
     assert not set(before) & {p["metadata"]["uid"] for p in cluster.pods()}
     assert len(ask(kube, cluster.bootstrap(), "brokers")) == 3

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from harness import wait
+from support import wait
 
 
 def test_08_claims_grow_and_new_brokers_get_the_new_size(kube, cluster, load):
@@ -36,7 +36,7 @@ def test_08_a_full_disk_is_cured_by_raising_the_size_alone(kube, cluster, load):
         subprocess.run(kube.inside("sh", "-c", fill), check=True, capture_output=True)
         cluster.patch(storage={"size": "1Gi"})
         wait.until(lambda: kube.get("pvc", "data-x-0", cluster.namespace)["status"]["capacity"]["storage"] == "1Gi", "the claim to grow")
-        cluster.wait_settled(3, timeout=300)
+        cluster.wait_settled(3)
         producing.wait_acks()
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from harness import wait
+from support import wait
 from support.ccl import Cluster
 from support.kube import TOP
 
@@ -16,7 +16,7 @@ def test_09_examples_and_objects_are_accepted_or_refused_as_they_say(kube, opera
     del operator
     path = f"{kube.programs}:{os.environ['PATH']}" if kube.programs else os.environ["PATH"]
     environment = {**os.environ, "KUBECONFIG": kube.kubeconfig, "PATH": path}
-    done = subprocess.run([TOP / "tests/chart/objects.sh"], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([TOP / "tests/chart/objects.sh"], env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -27,9 +27,9 @@ def test_09_an_example_becomes_a_cluster_that_serves(kube, operator, namespace, 
     kube.kubectl("apply", "-n", namespace, "-f", TOP / "examples" / f"{example}.yaml")
     cluster = Cluster(kube, namespace, name)
     # Not `Running`: a disk that is not a claim is the machine's own, and how full that one is is not about the example.
-    cluster.wait(lambda s: s.get("replicas") == s.get("readyReplicas") == brokers and not s.get("operation"), f"{brokers} brokers", 240)
-    wait.until(lambda: cluster.condition("Ready").get("status") == "True", f"{name} to be Ready", 120)
+    cluster.wait(lambda s: s.get("replicas") == s.get("readyReplicas") == brokers and not s.get("operation"), f"{brokers} brokers")
+    wait.until(lambda: cluster.condition("Ready").get("status") == "True", f"{name} to be Ready")
     image = cluster.pods()[0]["spec"]["containers"][0]["image"]
     said = kube.kubectl("run", "probe", "-n", namespace, "--rm", "-i", "--quiet", "--restart=Never", f"--image={image}", "--",
-                        "probe", "--bootstrap", cluster.bootstrap(), timeout=180)
+                        "probe", "--bootstrap", cluster.bootstrap())
     assert said.count("read back") == brokers, said

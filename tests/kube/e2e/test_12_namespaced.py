@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import wait
 from support.ccl import Cluster
 from support.load import Load
 from support.release import Operator
@@ -15,9 +16,7 @@ def confined(kube, operator):
     replicas = operator.deployment()["spec"]["replicas"]
     kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, "--replicas=0")
     namespace = kube.namespace("t-confined")
-    mine = Operator(kube, namespace, "confined")
-    mine.install(crds=False, **{"watch.namespaced": "true"})
-    yield mine
+    yield Operator(kube, namespace, "confined", **{"watch.namespaced": "true"}).install(crds=False)
     kube.delete_namespace(namespace)
     kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, f"--replicas={replicas}")
     operator.wait_ready()
@@ -30,13 +29,27 @@ def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_pat
     cluster = Cluster(kube, confined.namespace)
     cluster.apply(storage={"size": "512Mi"})
     cluster.wait_settled(3)
-    with Load(kube, tmp_path, cluster.bootstrap()) as producing:
+    with Load(kube, tmp_path, cluster.bootstrap(), replication=3) as producing:
         cluster.patch(config={"log.retention.ms": "7200000"})
-        cluster.wait_settled(3, timeout=300)
+        cluster.wait_settled(3)
         cluster.scale(4)
-        cluster.wait_settled(4, voters=3, timeout=300)
+        cluster.wait_settled(4, voters=3)
         cluster.scale(3)
-        cluster.wait_settled(3, timeout=300)
+        cluster.wait_settled(3)
         cluster.patch(storage={"size": "1Gi"})
         cluster.wait(lambda s: (s.get("storage") or {}).get("actual") == "1Gi", "grown disks")
+        kube.kubectl("delete", "pods", "-n", confined.namespace, "-l", cluster.selector)
+        cluster.wait_settled(3)
         producing.wait_acks()
+        cluster.scale(1)
+        cluster.wait_blocked("ReplicationFactorTooHigh")
+        cluster.scale(3)
+        cluster.wait_settled(3)
+        producing.wait_acks()
+    cluster.patch(stopped=True)
+    cluster.wait(lambda s: s.get("phase") == "Stopped", "Stopped")
+    wait.until(lambda: not cluster.pods(), "no pods")
+    cluster.patch(stopped=False)
+    cluster.wait_settled(3)
+    kube.kubectl("delete", "ccl", "x", "-n", confined.namespace, "--timeout=240s")
+    wait.until(lambda: not cluster.pods() and len(kube.get("pvc", namespace=confined.namespace)) == 3, "only the disks to be left")

@@ -86,6 +86,9 @@ def _kubelet(run, node):
         # Images are imported, nobody could pull one again.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+        # A container that ended is started again after a second each time: tests kill the same one over and over.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         "maxPods": 60,
         "nodeStatusUpdateFrequency": "4s",
         "serializeImagePulls": False,

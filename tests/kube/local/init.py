@@ -63,9 +63,9 @@ class Init:
         holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
         self.pids["node-2"] = holder.pid
         mine = os.readlink("/proc/self/ns/net")
-        wait(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != mine, "the network of node 2", 10)
+        wait(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != mine, "the network of node 2", 60)
         one, two = [], self.enter(2)
-        wait(lambda: Path("/proc/1/net/dev").read_text().find("eth0") >= 0, "the link to the host", 10)
+        wait(lambda: Path("/proc/1/net/dev").read_text().find("eth0") >= 0, "the link to the host", 60)
         sh("ip", "link", "add", "to-node-2", "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
         for prefix, addresses, routes in (
             (one, {"eth0": f"{run.address(1)}/30", "to-node-2": f"{run.inner_gateway}/30"}, {config.PODS[2]: run.address(2)}),
@@ -99,22 +99,22 @@ class Init:
         run = self.run
         for name in ("etcd", "containerd-1", "containerd-2"):
             self.start(name)
-        wait(_etcd_healthy, "etcd", 60)
+        wait(_etcd_healthy, "etcd", 120)
         say("etcd answers")
         self.start("kube-apiserver")
         for node in (1, 2):
             socket = run.socket(node)
-            wait(lambda s=socket: s.exists() and not subprocess_fails("ctr", "-a", s, "version"), f"containerd of node {node}", 60)
+            wait(lambda s=socket: s.exists() and not subprocess_fails("ctr", "-a", s, "version"), f"containerd of node {node}", 120)
         say("containerd answers")
         api = Api.of(run)
-        wait(lambda: _ready(api), "the API server", 120)
+        wait(lambda: _ready(api), "the API server", 240)
         say("API server ready")
         for name in ("kube-controller-manager", "kube-scheduler", "coredns", "kubelet-1", "kubelet-2", "kube-proxy-1", "kube-proxy-2", "volumes"):
             self.start(name)
-        wait(lambda: _nodes_ready(api), "two nodes to be Ready", 120, 0.1)
+        wait(lambda: _nodes_ready(api), "two nodes to be Ready", 240, 0.1)
         say("two nodes Ready")
-        wait(lambda: _exists(api, "/api/v1/namespaces/default/serviceaccounts/default"), "the default service account", 60)
-        wait(lambda: _exists(api, "/apis/storage.k8s.io/v1/storageclasses/local-disk"), "the storage class", 60)
+        wait(lambda: _exists(api, "/api/v1/namespaces/default/serviceaccounts/default"), "the default service account", 120)
+        wait(lambda: _exists(api, "/apis/storage.k8s.io/v1/storageclasses/local-disk"), "the storage class", 120)
         say("default service account and storage class")
         (run.dir / "inner.json").write_text(json.dumps(self.pids))
         (run.dir / "ready").touch()

@@ -81,7 +81,7 @@ def _start_process(run, programs):
         outer = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=environment, cwd=run.dir)
     run.facts |= {"pid": outer.pid, "started": start_time(outer.pid)}
     run.save()
-    wait(lambda: run.running() and run.init_pid(), "the first process", 20)
+    wait(lambda: run.running() and run.init_pid(), "the first process", 60)
     link, pid = run.facts["link"], str(run.init_pid())
     run.facts["pid_namespace"] = os.readlink(f"/proc/{pid}/ns/pid")
     run.save()
@@ -111,7 +111,7 @@ def _follow(run, say):
             raise Failed("the first process ended")
         return (run.dir / "ready").exists()
 
-    wait(ready, "the cluster to start", 240)
+    wait(ready, "the cluster to start", 600)
 
 
 def load(run, archives, say=print):

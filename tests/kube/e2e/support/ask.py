@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def ask(kube, bootstrap, what, *arguments, timeout=120, outside=False):
+def ask(kube, bootstrap, what, *arguments, timeout=400, outside=False):
     """`describe TOPIC`, `create TOPIC PARTITIONS REPLICATION`, `brokers`, `produce TOPIC COUNT LABEL`, `read TOPIC`; the decoded answer."""
     command = [sys.executable, str(Path(__file__).resolve()), bootstrap, what, *map(str, arguments)]
     done = subprocess.run(command if outside else kube.inside(*command), capture_output=True, text=True, timeout=timeout, check=False)
@@ -20,13 +20,13 @@ def main():
 
     bootstrap, what, *arguments = sys.argv[1:]
     if what == "brokers":
-        found = wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 90)
+        found = wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 300)
         answer = {b.id: f"{b.host}:{b.port}" for b in found.values()}
     elif what == "describe":
-        partitions = wait.until(lambda: kafka.describe(bootstrap, arguments[0]), f"metadata of {arguments[0]}", 90)
+        partitions = wait.until(lambda: kafka.describe(bootstrap, arguments[0]), f"metadata of {arguments[0]}", 300)
         answer = {p.id: {"leader": p.leader, "replicas": sorted(p.replicas), "isr": sorted(p.isrs)} for p in partitions.values()}
     elif what == "create":
-        wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 90)
+        wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 300)
         kafka.create_topic(bootstrap, arguments[0], partitions=int(arguments[1]), replication=int(arguments[2]))
         answer = "created"
     elif what == "produce":

@@ -2,7 +2,7 @@
 
 import json
 
-from harness import wait
+from . import wait
 
 BROKER_IMAGE = "local.test/chronik-broker:dev"
 
@@ -14,6 +14,7 @@ class Cluster:
 
     def manifest(self, **spec):
         spec = {"image": BROKER_IMAGE, "imagePullPolicy": "IfNotPresent", "storage": {"size": "1Gi"}, **spec}
+        spec = {key: value for key, value in spec.items() if value is not None}
         return {"apiVersion": "chronik.io/v1alpha1", "kind": "ChronikCluster", "metadata": {"name": self.name, "namespace": self.namespace}, "spec": spec}
 
     def apply(self, **spec):
@@ -42,7 +43,7 @@ class Cluster:
     def bootstrap(self):
         return f"{self.name}-bootstrap.{self.namespace}.svc:9092"
 
-    def wait(self, condition, what, timeout=120):
+    def wait(self, condition, what, timeout=300):
         """Waits for something about the status; tells the last status when it does not come."""
 
         def check():
@@ -59,7 +60,7 @@ class Cluster:
         return {"phase": status.get("phase"), "operation": status.get("operation"), "quorum": status.get("quorum"),
                 "replicas": status.get("replicas"), "ready": status.get("readyReplicas"), "conditions": conditions}
 
-    def wait_settled(self, replicas, voters=None, timeout=180):
+    def wait_settled(self, replicas, voters=None, timeout=600):
         """As asked for: observed, Ready, the right number of brokers and voters, nothing under way."""
         voters = voters if voters is not None else min(5, replicas - 1 + replicas % 2)
 
@@ -76,7 +77,7 @@ class Cluster:
         self.wait(settled, f"{self.name} to settle with {replicas} brokers and {voters} voters", timeout)
         return self.status()
 
-    def wait_blocked(self, gate, timeout=120):
+    def wait_blocked(self, gate, timeout=300):
         """The operation under way is held back by `gate`; returns the entry with its message."""
 
         def blocked(status):

@@ -25,7 +25,7 @@ def main():
 
     try:
         if settings["create"]:
-            wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 120)
+            wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 300)
             create = {"partitions": settings["partitions"], "replication": settings["replication"], "config": settings["config"]}
             kafka.create_topic(bootstrap, topic, **create)
         load = history.Workload(bootstrap, topic, rate=settings["rate"], **{"enable.idempotence": True})
@@ -35,7 +35,7 @@ def main():
         while not stop.wait(0.25):
             write(acked=len(load.acked), failed=len(load.failed), error=load.error, gap=load.longest_gap, at=time.time())
         acked = load.finish()
-        records = kafka.read_all(bootstrap, topic, 180)
+        records = kafka.read_all(bootstrap, topic, 400)
         history.check_nothing_lost(acked, records)
         history.check_no_duplicates(records)
         history.check_order(records)

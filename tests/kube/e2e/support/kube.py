@@ -4,11 +4,17 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
-from harness import wait
+import pytest
+
+from . import wait
 
 TOP = Path(__file__).resolve().parents[4]
+# What a server says that is too busy to answer, and not that the answer is no.
+BUSY = ("Unable to connect to the server", "TLS handshake timeout", "request timed out", "timed out waiting for the", "connection refused",
+        "etcdserver:", "ServiceUnavailable", "TooManyRequests", "InternalError", "error trying to reach service", "unexpected EOF", "http2:")
 
 
 class Refused(AssertionError):
@@ -30,7 +36,7 @@ class Kube:
         assert found, f"{name} is missing: KUBECONFIG is set, so it has to be on PATH"
         return found
 
-    def _call(self, command, stdin=None, timeout=120):
+    def _call(self, command, stdin=None, timeout=300):
         environment = {**os.environ, "KUBECONFIG": self.kubeconfig, "HELM_CACHE_HOME": "/tmp/chronik-helm", "HELM_CONFIG_HOME": "/tmp/chronik-helm",
                        "HELM_DATA_HOME": "/tmp/chronik-helm"}
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
@@ -38,10 +44,19 @@ class Kube:
             raise Refused(command, (done.stderr + done.stdout).strip())
         return done.stdout
 
-    def kubectl(self, *arguments, stdin=None, timeout=120):
-        return self._call([self._program("kubectl"), *map(str, arguments)], stdin, timeout)
+    def kubectl(self, *arguments, stdin=None, timeout=300):
+        command = [self._program("kubectl"), *map(str, arguments)]
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self._call(command, stdin, timeout)
+            except Refused as error:
+                # Only what changes nothing is asked again.
+                if arguments[0] != "get" or time.monotonic() > deadline or not any(sign in error.text for sign in BUSY):
+                    raise
+                time.sleep(0.5)
 
-    def helm(self, *arguments, timeout=300):
+    def helm(self, *arguments, timeout=600):
         return self._call([self._program("helm"), *map(str, arguments)], timeout=timeout)
 
     def get(self, kind, name=None, namespace=None, selector=None):
@@ -68,14 +83,14 @@ class Kube:
         wait.until(lambda: self.get("serviceaccount", "default", name), f"the default service account of {name}")
         return name
 
-    def delete_namespace(self, name, timeout=120):
+    def delete_namespace(self, name, timeout=300):
         self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
         wait.until(lambda: self.get("namespace", name) is None, f"namespace {name} to be gone", timeout, 0.3)
 
     def pods(self, namespace, selector=None):
         return self.get("pods", namespace=namespace, selector=selector)
 
-    def wait_ready(self, namespace, selector, count, timeout=120):
+    def wait_ready(self, namespace, selector, count, timeout=300):
         """`count` pods that match are Ready and none is going away."""
 
         def ready():
@@ -125,6 +140,8 @@ class Kube:
 
     def kill_container(self, namespace, pod, container="broker"):
         """SIGKILL to the first process of a container, from its node."""
+        if self.run is None:
+            pytest.skip("processes of a cluster of yours are not killed")
         found = self.get("pod", pod, namespace)
         status = next(c for c in found["status"]["containerStatuses"] if c["name"] == container)
         name = status["containerID"].rpartition("/")[2]

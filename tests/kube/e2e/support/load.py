@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import wait
+from . import wait
 
 CLIENT = Path(__file__).resolve().parent / "client.py"
 
@@ -25,7 +25,7 @@ class Load:
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, text=True)
         try:
-            self.wait_acks(20, 180)
+            self.wait_acks(20)
         except BaseException:
             self._kill()
             raise
@@ -53,7 +53,7 @@ class Load:
         assert self.process.poll() is None, f"the client ended with {self.process.returncode}; see {self.log.name}"
         return facts["acked"]
 
-    def wait_acks(self, more=200, timeout=90):
+    def wait_acks(self, more=200, timeout=300):
         """Producing goes on: `more` further records are acknowledged."""
         target = self.acked() + more
         wait.until(lambda: self.acked() >= target, f"{more} more acknowledged records", timeout, 0.1)
@@ -62,7 +62,7 @@ class Load:
         """Stops producing, reads everything back; returns the verdict: acked, failed, gap (longest pause between two acks, seconds)."""
         self.process.stdin.write("stop\n")
         self.process.stdin.flush()
-        code = self.process.wait(400)
+        code = self.process.wait(900)
         self.result = self.facts()
         assert code == 0 and self.result.get("verdict") == "ok", f"judged: {self.result}"
         print(f"    load: {self.result['acked']} acknowledged and read back, {self.result['failed']} failed, longest pause {self.result['gap']:.2f} s")

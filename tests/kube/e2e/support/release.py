@@ -1,23 +1,27 @@
 """The operator as a user installs it: `kubectl apply -f crds/`, `helm install`."""
 
+import os
 import subprocess
+from pathlib import Path
 
-from harness import wait
-
+from . import wait
 from .ccl import BROKER_IMAGE
 from .kube import TOP
 
+# Archives of the images under test; each program lies beside its own.
+IMAGES = [Path(p) for p in os.environ.get("CHRONIK_IMAGES", "").split(":") if p]
 OPERATOR_IMAGE = "local.test/chronik-operator:dev"
 
 
 class Operator:
-    def __init__(self, kube, namespace="chronik-system", release="chronik"):
-        self.kube, self.namespace, self.release = kube, namespace, release
+    def __init__(self, kube, namespace="chronik-system", release="chronik", **values):
+        """`values` belong to the release: every `install` keeps them."""
+        self.kube, self.namespace, self.release, self.kept = kube, namespace, release, values
         self.selector = f"app.kubernetes.io/name=chronik-operator,app.kubernetes.io/instance={release}"
 
     def values(self, **extra):
         """`--set` arguments: images that are on the nodes already."""
-        values = {"operator.replicas": 2}
+        values = {"operator.replicas": 2, **self.kept}
         for key, image in (("operator.image", OPERATOR_IMAGE), ("broker.image", BROKER_IMAGE)):
             values[f"{key}.repository"], _, values[f"{key}.tag"] = image.rpartition(":")
         values |= extra
@@ -36,7 +40,7 @@ class Operator:
     def pods(self):
         return [p for p in self.kube.pods(self.namespace, self.selector) if "deletionTimestamp" not in p["metadata"]]
 
-    def wait_ready(self, timeout=120):
+    def wait_ready(self, timeout=300):
         def ready():
             deployment = self.deployment()
             status, wanted = deployment["status"], deployment["spec"]["replicas"]
@@ -46,23 +50,29 @@ class Operator:
         wait.until(ready, "the operator to be ready", timeout, 0.2)
 
     def kill(self):
-        """SIGKILL to the process of every replica; kubelet starts it again."""
+        """SIGKILL to the process of every replica, which kubelet starts again; returns how many were killed."""
+        killed = 0
         for pod in self.pods():
             try:
                 self.kube.kill_container(self.namespace, pod["metadata"]["name"], pod["spec"]["containers"][0]["name"])
+                killed += 1
             except (subprocess.CalledProcessError, KeyError, StopIteration, TypeError):
                 # Between two lives there is no process to kill.
                 continue
+        return killed
 
-    def metric(self, name):
-        """The sum of a counter or gauge over its labels and the replicas."""
-        total = 0.0
+    def metrics(self, name):
+        """A counter or gauge of each replica, summed over its labels."""
+        found = []
         for pod in self.pods():
             path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
-            for line in self.kube.kubectl("get", "--raw", path).splitlines():
-                if line.partition("{")[0].partition(" ")[0] == name:
-                    total += float(line.rpartition(" ")[2])
-        return total
+            lines = self.kube.kubectl("get", "--raw", path).splitlines()
+            found.append(sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name))
+        return found
+
+    def metric(self, name):
+        """The same, summed over the replicas."""
+        return sum(self.metrics(name))
 
     def passes(self):
         """Passes over clusters so far, of all replicas."""
@@ -73,13 +83,5 @@ class Operator:
         account = self.deployment()["spec"]["template"]["spec"]["serviceAccountName"]
         return f"system:serviceaccount:{self.namespace}:{account}"
 
-    def uninstall(self):
-        self.kube.helm("uninstall", self.release, "-n", self.namespace, "--wait")
-
-    def restart(self, now=False):
-        """New pods; with `now` the old ones are killed without notice. Also forgets the waiting times of crash loops."""
-        if now:
-            self.kube.kubectl("delete", "pods", "-n", self.namespace, "-l", self.selector, "--force", "--grace-period=0")
-        else:
-            self.kube.kubectl("rollout", "restart", f"deployment/{self.deployment()['metadata']['name']}", "-n", self.namespace)
-        self.wait_ready()
+    def logs(self):
+        return [self.kube.logs(self.namespace, pod["metadata"]["name"]) for pod in self.pods()]

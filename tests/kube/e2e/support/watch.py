@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 
+from . import wait
 from .kube import is_ready
 
 
@@ -11,9 +12,10 @@ class PodWatch:
     """A context manager; afterwards `most_missing` and `deleted` tell what happened meanwhile."""
 
     def __init__(self, kube, namespace, selector):
+        self.list = lambda: kube.pods(namespace, selector)
         self.command = [kube._program("kubectl"), "--kubeconfig", kube.kubeconfig, "get", "pods", "-n", namespace, "-l", selector, "-w", "-o", "json",
                         "--output-watch-events"]
-        self.ready, self.deleted, self.most_missing, self.whole = {}, [], 0, False
+        self.ready, self.uids, self.deleted, self.most_missing, self.whole = {}, {}, [], 0, False
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -21,7 +23,18 @@ class PodWatch:
         self.thread.start()
         return self
 
-    def __exit__(self, *_):
+    def wait_whole(self):
+        """The watch has seen all pods as they are now, and they are ready: what comes is not missed, what was has been seen."""
+
+        def seen():
+            uids = {p["metadata"]["name"]: p["metadata"]["uid"] for p in self.list()}
+            return uids and dict(self.uids) == uids and all(self.ready.values())
+
+        wait.until(seen, "the watch to have seen all pods")
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.wait_whole()
         self.process.kill()
         self.process.wait()
         self.thread.join(10)
@@ -44,8 +57,10 @@ class PodWatch:
         name = pod["metadata"]["name"]
         if kind == "DELETED":
             self.ready[name] = False
+            self.uids.pop(name, None)
             self.deleted.append(name)
         else:
+            self.uids[name] = pod["metadata"]["uid"]
             self.ready[name] = is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
         # Only what was once whole can miss something: the first events list the pods one by one.
         self.whole = self.whole or all(self.ready.values())

@@ -1,0 +1,117 @@
+"""What the operator costs and how long things take: the scenarios and `make figures` measure with the same code."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import wait
+from .watch import PodWatch
+
+FIRST = Path(__file__).resolve().parent / "first_ack.py"
+
+
+def time_to_ready(cluster, **spec):
+    """Applies the object; seconds until its condition Ready is True, as `kubectl wait` sees it."""
+    begin = time.monotonic()
+    cluster.apply(**spec)
+    cluster.kube.kubectl("wait", f"ccl/{cluster.name}", "-n", cluster.namespace, "--for=condition=Ready", "--timeout=300s", timeout=360)
+    return time.monotonic() - begin
+
+
+def time_to_usable(cluster, **spec):
+    """As above, and seconds until a client that was there before has its first record acknowledged by all replicas of a new topic."""
+    command = cluster.kube.inside(sys.executable, FIRST, cluster.bootstrap())
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdout.readline() == "there\n", "the client does not start"
+            begin = time.monotonic()
+            ready = time_to_ready(cluster, **spec)
+            # The clock is the machine's: a moment of one process is a moment of the other.
+            acked = float(client.stdout.readline()) - begin
+        finally:
+            client.kill()
+    return ready, acked
+
+
+@dataclass
+class Restart:
+    """A rolling restart: how long it took, the pods in the order in which they ended, how many were missing at most, the client's verdict."""
+
+    seconds: float
+    deleted: list
+    most_missing: int
+    verdict: dict
+
+
+def rolling_restart(kube, cluster, load, around=None):
+    """Changes a setting of a settled cluster of three under a client; `around` is a context manager that disturbs."""
+    with load(cluster) as producing, PodWatch(kube, cluster.namespace, cluster.selector) as pods:
+        pods.wait_whole()
+        begin = time.monotonic()
+        cluster.patch(config={"log.retention.ms": "7200000"})
+        if around is None:
+            cluster.wait_settled(3)
+        else:
+            with around:
+                cluster.wait_settled(3)
+        seconds = time.monotonic() - begin
+        producing.wait_acks()
+        verdict = producing.finish()
+    return Restart(seconds, pods.deleted, pods.most_missing, verdict)
+
+
+@dataclass
+class Passes:
+    """Passes over a converged cluster: how many, the writes they caused, CPU per pass, and the most memory that a replica holds."""
+
+    count: int
+    writes: list
+    cpu_ms: float
+    resident_mib: float
+
+
+def idle_passes(kube, operator, cluster, passes=100):
+    """Wakes the operator `passes` times by an annotation that means nothing; each pass is awaited, so that none is merged with the next.
+
+    CPU is the process's own account over all of it, so it includes what it costs to be asked for the number of passes, to renew the
+    Lease and to follow its watches. A cluster whose quorum or brokers changed by themselves meanwhile was not converged: again.
+    """
+    for attempt in range(3):
+        # What still settles (leaders that move back) settles now.
+        wait.until(lambda: _quiet(kube, operator, 3), "the operator to have nothing left to write")
+        facts, before = _facts(cluster), kube.writes(operator.user)
+        assert len(before) > 5, "the audit log does count the operator's writes"
+        first, cpu = operator.passes(), operator.metric("process_cpu_seconds_total")
+        for number in range(passes):
+            kube.kubectl("annotate", "ccl", cluster.name, "-n", cluster.namespace, f"tests.chronik.io/pass={attempt}-{number}", "--overwrite")
+            wait.until(lambda n=number: operator.passes() > first + n, f"pass {number + 1}")
+        count = operator.passes() - first
+        cpu = operator.metric("process_cpu_seconds_total") - cpu
+        new = kube.writes(operator.user)[len(before):]
+        if new and _facts(cluster) != facts:
+            print(f"    the brokers changed by themselves ({len(new)} writes): again")
+            continue
+        return Passes(int(count), new, 1000 * cpu / count, max(operator.metrics("process_resident_memory_bytes")) / 2**20)
+    raise AssertionError("the cluster never stayed as it was")
+
+
+def _facts(cluster):
+    """What the brokers alone decide, as far as the status shows it."""
+    status = cluster.status()
+    return json.dumps([status.get("quorum"), status.get("nodes")], sort_keys=True)
+
+
+def _quiet(kube, operator, seconds):
+    before = len(kube.writes(operator.user))
+    time.sleep(seconds)
+    return len(kube.writes(operator.user)) == before
+
+
+def said_version(log):
+    """The version that a starting operator writes to its log."""
+    found = re.search(r"chronik-operator starts.*?version\W+([0-9]+\.[0-9]+\.[0-9]+)", re.sub(r"\x1b\[[0-9;]*m", "", log))
+    return found and found.group(1)
