@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from local import down, up
@@ -83,9 +83,16 @@ def measure_all(kube, row, skipped, runs):
 
 
 def measure_or_skip(row, skipped, runs):
+    """Rows for all figures; the other figures of the table do not fail because there is no Kubernetes."""
+    needs = "root or KUBECONFIG"
     if os.environ.get("KUBECONFIG") or os.geteuid() == 0:
-        with kubernetes() as kube:
-            measure_all(kube, row, skipped, runs)
-    else:
-        for facts in (READY, USABLE, CPU, WRITES, RSS, ROLL, FAILED):
-            skipped(facts[0], "root or KUBECONFIG", facts[2])
+        with ExitStack() as stack:
+            try:
+                kube = stack.enter_context(kubernetes())
+            except (subprocess.CalledProcessError, up.Failed, OSError) as error:
+                needs = f"a Kubernetes that starts ({str(error).splitlines()[0]})"
+            else:
+                measure_all(kube, row, skipped, runs)
+                return
+    for facts in (READY, USABLE, CPU, WRITES, RSS, ROLL, FAILED):
+        skipped(facts[0], needs, facts[2])
