@@ -13,7 +13,7 @@ CACHE = Path(os.environ.get("CHRONIK_CACHE", Path.home() / ".cache" / "chronik")
 
 
 def admin(bootstrap):
-    return AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 10000})
+    return AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 30000})
 
 
 def create_topic(bootstrap, name, partitions=1, replication=3, config=None):

@@ -1,7 +1,7 @@
 """What must hold after every round: health, everything read back, replicas alike, processes within their bounds.
 
-Called by `runner` in this order: `healthy`, `writable`, (clients stop,) `drained`, `read_back`, `settled`, `processes`, and after a
-clean stop `replicas_alike`. All of them wait with generous bounds and raise `Unhealthy` with what was seen last.
+Called by `runner` in this order: `healthy`, `writable`, (clients stop,) `drained`, `read_back`, `processes`, `at_rest`, `settled`, and
+after a clean stop `replicas_alike`. All of them wait with generous bounds and raise `Unhealthy` with what was seen last.
 """
 
 import re
@@ -9,12 +9,13 @@ import time
 
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType
-from harness import history, kafka, raw, wait
+from harness import cost, history, kafka, raw, wait
 
 from . import load
 from .recorder import decode
 
 HEALTHY_WITHIN = 150
+QUIET_WITHIN = 60
 RSS_LIMIT = 600 << 20
 FD_LIMIT = 1500
 THREAD_LIMIT = 200
@@ -42,7 +43,7 @@ def views(world):
     """Every broker's own view of all partitions: node -> topic -> [Partition]."""
     seen = {}
     for node, (host, port) in world.kafka_addresses().items():
-        connection = raw.Connection(host, port, 3.0)
+        connection = raw.Connection(host, port, 20.0)
         try:
             seen[node] = connection.metadata()
         finally:
@@ -197,7 +198,7 @@ def configurations(world, registers):
     for topic, key in sorted(registers):
         began = time.monotonic()
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        entry = client.describe_configs([resource])[resource].result(30)[key]
+        entry = client.describe_configs([resource])[resource].result(90)[key]
         world.record("look", register=f"config {topic} {key}", began=began, value=None if entry.is_default else entry.value)
 
 
@@ -232,6 +233,20 @@ def replicas_alike(world, placement):
                     f"{topic}-{p.index}: {first} has {len(cut[first])} batches from {start}, {n} has {len(cut[n])}"
             compared += cut[first][-1][1] - start if cut[first] else 0
     return compared
+
+
+def at_rest(world, growth, clients_hang):
+    """Nobody asks for anything any more: for some seconds nobody does anything either, and nothing grows from round to round.
+    Gives the looks at all brokers."""
+    limits = cost.Limits.of(world.shape.brokers, world.shape.config["replica.fetch.wait.max.ms"])
+    try:
+        looks = cost.quiet(world.cluster.running(), limits.with_clients() if clients_hang else limits, QUIET_WITHIN)
+    except cost.Restless as error:
+        raise Unhealthy(str(error)) from error
+    grown = growth.note(looks)
+    if grown:
+        raise Unhealthy("; ".join(grown))
+    return looks
 
 
 PANIC = re.compile(r"panicked at|internal error: entered unreachable|assertion .* failed|stack overflow|memory allocation of")

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from harness import kafka, wait
+from harness import cost, kafka, wait
 from harness.judge import Judge
 
 from . import checks, load, plan
@@ -122,6 +122,7 @@ class Generation:
         self.groups = {"g": self.group_topics}
         self.read_to, self.logs_seen = {}, {}
         self.registers = set()
+        self.growth, self.hanging = cost.Growth(), []
 
     def form(self):
         """A formed cluster with its standing topics and enough data for slow readers."""
@@ -189,6 +190,7 @@ class Generation:
             checks.drained(world, self.groups, members)
             self._join([*members, *others])
             self._verify()
+            self._rest()
         finally:
             self._abandon(everybody)
         stopped = self._restart(round_) if round_.stop_cleanly else ""
@@ -208,6 +210,7 @@ class Generation:
                 # All brokers are healthy and have nothing to tell a client that leaves: its own doing, as other such hangs of its.
                 self.record("client-error", by=client.name, error="close() did not return")
                 self.soak.say(f"client {client.name}: close() did not return in 150 s")
+                self.hanging.append(client)
         reasons = [c.failure or f"{c.name} hangs" for c in clients if c.failure or c.is_alive() and not c.closing]
         if reasons:
             raise Failure(reasons)
@@ -242,6 +245,13 @@ class Generation:
         reasons = [str(v) for v in self.judge.verdict()] + self.nemesis.failures
         if reasons:
             raise Failure(reasons)
+
+    def _rest(self):
+        """Nothing is left to do, so nobody may do anything."""
+        self.hanging = [client for client in self.hanging if client.is_alive()]
+        looks = checks.at_rest(self.world, self.growth, bool(self.hanging))
+        for look in looks:
+            self.record("rest", **look._asdict())
 
     def _restart(self, round_):
         """A clean stop of all, the files compared, and on again."""
