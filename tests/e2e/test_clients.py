@@ -90,13 +90,13 @@ def test_kafka_python_produces_and_subscribes(shared, topic):
 
     kafka.create_topic(shared.bootstrap, topic, partitions=2)
     servers = shared.bootstrap.split(",")
-    producer = KafkaProducer(bootstrap_servers=servers, acks="all", api_version_auto_timeout_ms=60000)
+    producer = KafkaProducer(bootstrap_servers=servers, acks="all")
     sent = [producer.send(topic, f"py-{i}".encode()) for i in range(500)]
     producer.flush(120)
     assert all(future.succeeded() for future in sent)
     producer.close()
     consumer = KafkaConsumer(topic, bootstrap_servers=servers, group_id=topic, auto_offset_reset="earliest",
-                             consumer_timeout_ms=120000, api_version_auto_timeout_ms=60000)
+                             consumer_timeout_ms=120000)
     values = set()
     for record in consumer:
         values.add(record.value)

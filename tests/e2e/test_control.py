@@ -179,12 +179,15 @@ def test_a_cordoned_broker_gets_empty_under_load_and_nothing_is_lost(tmp_path):
         load = history.Workload(book.bootstrap, "t")
         load.start()
         load.wait_acks(200)
-        wait.until(lambda: book.broker_view(4)["replicas"] == 9, "broker 4 to have its share")
+        # Nine on average: new topics are spread by chance.
+        book.wait_view(lambda view: sum(counts(view, "replicas")) == 36, "all replicas to be known")
+        share = book.broker_view(4)["replicas"]
+        assert share > 0
         book.ask("cordon", 4), book.ask("cordon", 4)
         wait.until(lambda: book.broker_view(4, via=book[2])["cordoned"], "broker 2 to hear of it")
         planned = book.ask("rebalance", "--dry-run")["outcome"]["progress"]
-        assert (planned["in_flight"], planned["remaining"]) == (0, 9), planned
-        assert book.broker_view(4)["replicas"] == 9, "a dry run changes nothing"
+        assert planned["in_flight"] == 0 and planned["remaining"] >= share, planned
+        assert book.broker_view(4)["replicas"] == share, "a dry run changes nothing"
         book.rebalance("--max-in-flight", 3)
         book.wait_balanced(replicas=[0, 12, 12, 12], leaders=[0, 4, 4, 4])
         assert book.cluster_view()["reassigning_partitions"] == 0

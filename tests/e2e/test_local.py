@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from harness import kafka, wait
-from harness.cluster import BROKER, free_ports, get
+from harness.cluster import BROKER, free_range, get
 
 
 class Local:
@@ -16,7 +16,7 @@ class Local:
     def __init__(self, directory, brokers=3, terminal=False):
         self.directory, self.brokers, self.terminal = directory, brokers, terminal
         self.output = directory / "local.out"
-        base = free_ports(40)[0]
+        base = free_range(40)
         self.kafka_port, self.admin_port = base, base + 30
         self.command = [BROKER, "local", "--brokers", str(brokers), "--data-dir", str(directory / "data"),
                         "--kafka-port", str(base), "--raft-port", str(base + 10), "--replication-port", str(base + 20),

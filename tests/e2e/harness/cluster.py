@@ -33,6 +33,14 @@ def free_ports(count):
     return ports
 
 
+def free_range(count):
+    """The first of `count` such ports in a row."""
+    while True:
+        ports = free_ports(count)
+        if ports[-1] - ports[0] == count - 1:
+            return ports[0]
+
+
 def get(url, timeout=20.0):
     """Body of a GET, also of one that answers 503 (health and doctor do)."""
     try:
