@@ -11,7 +11,7 @@ use chronik_core::LeaderRecovery;
 use chronik_core::controller::{
     AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
     ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders, ElectionType, Endpoint,
-    Endpoints, Envelope, FenceBroker, IsrMember, MetadataState, NoOp, OfflineDirs, PartitionRef, ProposalId,
+    Endpoints, Envelope, FenceBroker, IsrMember, METADATA_VERSION, MetadataState, NoOp, OfflineDirs, PartitionRef, ProposalId,
     RegisterBroker, UnfenceBroker, UnregisterBroker, check_invariants,
 };
 use chronik_fuzz::memory::limited;
@@ -109,6 +109,7 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
             rack: if u.arbitrary()? { Some(u.int_in_range(0..=2_u8)?.to_string()) } else { None },
             previous_broker_epoch: if u.arbitrary()? { broker_epoch } else { BrokerEpoch::NONE },
             software_version: String::new(),
+            metadata_version: u.int_in_range(0..=METADATA_VERSION)?,
         }
         .into(),
         3..6 => UnfenceBroker { node, broker_epoch }.into(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use chronik_core::controller::{
     AllocateProducerIds, Command, CreateTopic, Endpoint, Endpoints, Envelope, MetadataState, ProposalId,
-    RegisterBroker, UnfenceBroker,
+    METADATA_VERSION, RegisterBroker, UnfenceBroker,
 };
 use chronik_log::disk::SplitMix64;
 use chronik_model::batch::{BatchBuilder, Compression, HEADER_BYTES};
@@ -111,6 +111,7 @@ fn cluster() -> Vec<Command> {
         rack: None,
         previous_broker_epoch: BrokerEpoch::NONE,
         software_version: String::new(),
+        metadata_version: METADATA_VERSION,
     };
     let create = CreateTopic {
         name: TopicName::from("a"),

@@ -30,6 +30,7 @@ mod result;
 mod snapshot;
 mod state;
 mod topics;
+mod version;
 
 #[cfg(test)]
 mod tests;
@@ -53,4 +54,5 @@ pub use movement::{AlterReassignments, MoveLeaders, Reassignment, SetCordon};
 pub use rack::SetBrokerRack;
 pub use result::{CommandError, CommandResult, CreatedTopic, ElectionOutcome, ReassignmentOutcome};
 pub use snapshot::SnapshotError;
-pub use state::{Broker, METADATA_VERSION, MetadataState, Topic};
+pub use state::{Broker, MetadataState, Topic};
+pub use version::{METADATA_VERSION, OLDEST, RaiseMetadataVersion, RegisteredAs};

@@ -326,7 +326,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
             self.install(host, image.index, &image.data)?;
         }
         // 5. What is committed is applied, and each who waited for an entry is answered once it is.
-        self.apply_all(host, now, effects.committed);
+        self.apply_all(host, now, effects.committed)?;
         // 6. Reads, once the state has what they must see.
         self.reads_answered(effects.reads);
         self.serve_reads(host);

@@ -130,6 +130,9 @@ impl MetadataState {
             }
             None => {}
         }
+        if let Err(error) = self.check_version(&envelope.command) {
+            return Applied { id: Some(id), result: CommandResult::Error(error), changes: Vec::new() };
+        }
         let mut context = Context { index, wall_ms: envelope.wall_ms, changes: Vec::new() };
         let result = match self.execute(&envelope.command, &mut context) {
             Ok(result) => result,
@@ -150,6 +153,7 @@ impl MetadataState {
             Command::UnfenceBroker(command) => self.unfence_broker(command, context),
             Command::BeginControlledShutdown(command) => self.begin_controlled_shutdown(command, context),
             Command::OfflineDirs(command) => self.offline_dirs(command, context),
+            Command::RaiseMetadataVersion(command) => self.raise_metadata_version(command),
             Command::SetBrokerRack(command) => self.set_broker_rack(command, context),
             Command::CreateTopic(command) => self.create_topic(command, context),
             Command::DeleteTopic(command) => self.delete_topic(command, context),

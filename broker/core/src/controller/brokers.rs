@@ -89,6 +89,7 @@ impl MetadataState {
             );
             return Err(CommandError::new(ErrorCode::InconsistentClusterId, message));
         }
+        self.understands(command.node, command.metadata_version)?;
         let existing = self.brokers.get(&command.node).cloned();
         if let Some(old) = &existing {
             if old.incarnation == command.incarnation {
@@ -128,6 +129,7 @@ impl MetadataState {
             software_version: command.software_version.clone(),
             cordoned: existing.as_ref().is_some_and(|old| old.cordoned),
             rack_assigned,
+            metadata_version: command.metadata_version,
         };
         self.brokers.insert(command.node, broker);
         if let Some(old) = existing {
@@ -153,6 +155,7 @@ impl MetadataState {
         let Some(broker) = self.brokers.get_mut(&command.node) else { return CommandResult::Done };
         let (rack, assigned) = rack_at_registration(command, Some(broker));
         broker.rack_assigned = assigned;
+        broker.metadata_version = command.metadata_version;
         if broker.endpoints != command.endpoints || broker.rack != rack {
             broker.endpoints.clone_from(&command.endpoints);
             broker.rack = rack;

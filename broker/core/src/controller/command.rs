@@ -1,9 +1,8 @@
 //! What can be proposed to the metadata log. Built by any broker, carried in an [`Envelope`], judged only in
 //! [`MetadataState::apply`](super::MetadataState::apply).
 //!
-//! Compatibility: fields are added with new tags. A new kind of command, or one whose meaning changes, may be proposed
-//! only after every broker understands it, because a broker that does not know a command answers it with an error and
-//! leaves its state as it is.
+//! Compatibility: fields are added with new tags. A new kind of command, or one whose meaning changes, comes with a new
+//! metadata version; see [`RaiseMetadataVersion`].
 
 use chronik_model::{
     BrokerEpoch, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex,
@@ -16,6 +15,7 @@ use super::movement::{
     AlterReassignments, AlterReassignmentsProto, MoveLeaders, MoveLeadersProto, SetCordon, SetCordonProto,
 };
 use super::rack::{SetBrokerRack, SetBrokerRackProto};
+use super::version::{RaiseMetadataVersion, RaiseMetadataVersionProto};
 use crate::LeaderRecovery;
 
 /// Version of the envelope that this broker writes, and the newest it reads.
@@ -93,6 +93,8 @@ record! {
         previous_broker_epoch: BrokerEpoch => i64, [sint64, tag = "7"];
         /// Version of its software, for people.
         software_version: String => String, [string, tag = "8"];
+        /// The newest metadata version that it understands.
+        metadata_version: u32 => u32, [uint32, tag = "9"];
     }
 }
 
@@ -460,6 +462,7 @@ commands! {
     OfflineDirs / OfflineDirsProto = "15";
     SetCordon / SetCordonProto = "16";
     SetBrokerRack / SetBrokerRackProto = "17";
+    RaiseMetadataVersion / RaiseMetadataVersionProto = "18";
     CreateTopic / CreateTopicProto = "20";
     DeleteTopic / DeleteTopicProto = "21";
     CreatePartitions / CreatePartitionsProto = "22";
@@ -483,7 +486,7 @@ struct EnvelopeProto {
     wall_ms: i64,
     #[prost(
         oneof = "CommandProto",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 25, 26, 27, 30, 40, 50"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 26, 27, 30, 40, 50"
     )]
     command: Option<CommandProto>,
 }

@@ -9,7 +9,8 @@ use prost::Message as _;
 
 use super::codec::{DecodeError, EntryProto, Field, record};
 use super::recent::{RecentProposals, RecentProto};
-use super::state::{Broker, BrokerProto, METADATA_VERSION, MetadataState, Topic, TopicProto};
+use super::state::{Broker, BrokerProto, MetadataState, Topic, TopicProto};
+use super::version::{METADATA_VERSION, OLDEST};
 
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,23 +42,32 @@ impl MetadataState {
     /// The whole state.
     #[must_use]
     pub fn encode_snapshot(&self) -> Vec<u8> {
+        self.image(true).encode_to_vec()
+    }
+
+    /// `evidence`: with what brokers said of their versions, which not everybody may know.
+    fn image(&self, evidence: bool) -> ImageProto {
+        let broker = |broker: &Broker| {
+            let metadata_version = if evidence { broker.metadata_version } else { 0 };
+            Broker { metadata_version, ..broker.clone() }.put()
+        };
         let broker_configs = self
             .broker_configs
             .iter()
             .map(|(node, configs)| NodeConfigs { node: *node, configs: configs.clone() }.put())
             .collect();
         ImageProto {
-            version: METADATA_VERSION,
+            // Whoever understands what is in force must be able to read it.
+            version: self.metadata_version(),
             applied: self.applied.put(),
             cluster_id: self.cluster_id.put(),
-            brokers: self.brokers.values().map(Field::put).collect(),
+            brokers: self.brokers.values().map(broker).collect(),
             topics: self.topics.values().map(Field::put).collect(),
             cluster_configs: self.cluster_configs.put(),
             broker_configs,
             next_producer_id: self.next_producer_id,
             recent: self.recent.put(),
         }
-        .encode_to_vec()
     }
 
     /// The state of these bytes.
@@ -71,6 +81,7 @@ impl MetadataState {
         }
         let image = Image::take(proto)?;
         Ok(Self {
+            version: if image.version > OLDEST { image.version } else { 0 },
             cluster_id: image.cluster_id,
             applied: if mutant!(SnapshotForgetsApplied) { RaftIndex(0) } else { image.applied },
             names: image.topics.iter().map(|topic| (topic.id, topic.name.clone())).collect(),
@@ -83,10 +94,12 @@ impl MetadataState {
         })
     }
 
-    /// A fingerprint of the whole state (FNV-1a of its snapshot): equal on all brokers that applied the same index.
+    /// A fingerprint of the whole state (FNV-1a of its snapshot): equal on all brokers that applied the same index, of
+    /// whatever release.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        self.encode_snapshot()
+        self.image(false)
+            .encode_to_vec()
             .iter()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
     }

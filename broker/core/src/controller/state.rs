@@ -15,12 +15,6 @@ use super::command::{Endpoints, EndpointsProto};
 use super::recent::RecentProposals;
 use crate::PartitionState;
 
-/// Version of the rules by which commands are judged. All brokers of a cluster judge by the same.
-/// Version 2: when no trusted replica is left, the longest log is elected, not the last leader's.
-/// Version 3: replicas are reassigned, brokers are cordoned, leaderships are handed over.
-/// Version 4: a broker that does not know its rack is told.
-pub const METADATA_VERSION: u32 = 4;
-
 record! {
     /// A registered broker.
     pub Broker / BrokerProto {
@@ -48,6 +42,9 @@ record! {
         cordoned: bool => bool, [bool, tag = "11"];
         /// Whether its rack was assigned, rather than configured; see [`SetBrokerRack`](super::SetBrokerRack).
         rack_assigned: bool => bool, [bool, tag = "12"];
+        /// The newest metadata version that it understands; 0 when it did not say, or an old broker's snapshot lost it.
+        /// Evidence, and no part of [`MetadataState::hash`]; see [`RaiseMetadataVersion`](super::RaiseMetadataVersion).
+        metadata_version: u32 => u32, [uint32, tag = "13"];
     }
 }
 
@@ -115,6 +112,8 @@ pub(super) fn index_of(position: usize) -> PartitionIndex {
 pub struct MetadataState {
     pub(super) cluster_id: Option<ClusterId>,
     pub(super) applied: RaftIndex,
+    /// Metadata version in force; 0 when it was never raised.
+    pub(super) version: u32,
     pub(super) brokers: BTreeMap<NodeId, Broker>,
     pub(super) topics: BTreeMap<TopicName, Topic>,
     /// Names by id; follows `topics`.

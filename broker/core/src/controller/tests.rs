@@ -11,6 +11,7 @@ mod random;
 mod reassign;
 mod replay;
 mod topics;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,16 @@ impl Cluster {
         cluster
     }
 
+    /// As the server does: the metadata version is raised first where the command needs it.
     fn propose(&mut self, command: impl Into<Command>) -> CommandResult {
+        let command = command.into();
+        if let Ok(Some(raise)) = self.state.raise_for(&command, &[]) {
+            self.propose_only(raise);
+        }
+        self.propose_only(command)
+    }
+
+    fn propose_only(&mut self, command: impl Into<Command>) -> CommandResult {
         self.sequence += 1;
         let id = ProposalId { origin: NodeId(1), incarnation: Uuid::from_u128(7), sequence: self.sequence };
         self.commit(Envelope::new(id, 1_000, command).encode())
@@ -95,6 +105,7 @@ impl Cluster {
             rack: None,
             previous_broker_epoch: previous,
             software_version: "test".to_owned(),
+            metadata_version: METADATA_VERSION,
         }
     }
 

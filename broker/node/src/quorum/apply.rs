@@ -15,6 +15,10 @@ use chronik_model::{NodeId, RaftIndex, mutant};
 
 use super::{Host, Now, ProposeAnswer, Quorum, STOOD_STILL_MS, Waiter, decode_image};
 
+fn not_understood(index: RaftIndex, problem: String) -> StorageFailed {
+    StorageFailed { action: "reading", path: format!("the metadata at {index}"), cause: problem, full: false }
+}
+
 impl<D: Disk + Clone, H: Host> Quorum<D, H> {
     /// The state becomes that of `image`.
     ///
@@ -23,6 +27,12 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
     pub(super) fn install(&mut self, host: &mut H, index: RaftIndex, image: &Bytes) -> Result<(), StorageFailed> {
         match decode_image(image) {
             Ok(state) => {
+                let (theirs, ours) = (state.metadata_version(), self.state.read().metadata_version());
+                if theirs < ours {
+                    // It never falls: whoever made this image did not understand what is in force.
+                    let problem = format!("it is of metadata version {theirs}, and {ours} is in force here");
+                    return Err(not_understood(index, problem));
+                }
                 tracing::info!(%index, "metadata replaced by a snapshot");
                 if !mutant!(InstallKeepsState) {
                     *self.state.write() = state;
@@ -31,8 +41,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
             // The image passed its checksums, so only a newer version can have written it.
             Err(problem) => {
                 tracing::error!(%index, %problem, "a metadata snapshot cannot be read: this broker must be upgraded");
-                let path = format!("the metadata snapshot at {index}");
-                return Err(StorageFailed { action: "reading", path, cause: problem, full: false });
+                return Err(not_understood(index, problem));
             }
         }
         self.applied = index;
@@ -46,21 +55,46 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
         Ok(())
     }
 
-    pub(super) fn apply_all(&mut self, host: &mut H, now: Now, committed: Vec<CommittedEntry>) {
+    /// # Errors
+    /// When an entry needs a newer release: nothing after it is applied.
+    pub(super) fn apply_all(
+        &mut self,
+        host: &mut H,
+        now: Now,
+        committed: Vec<CommittedEntry>,
+    ) -> Result<(), StorageFailed> {
         let mut changes = Vec::new();
+        let mut done = Ok(());
         for entry in committed {
-            self.apply(host, now, entry, &mut changes);
+            done = self.apply(host, now, entry, &mut changes);
+            if done.is_err() {
+                break;
+            }
         }
         if !changes.is_empty() {
             host.changes(changes);
         }
+        done
     }
 
-    fn apply(&mut self, host: &mut H, now: Now, entry: CommittedEntry, changes: &mut Vec<Change>) {
+    fn apply(
+        &mut self,
+        host: &mut H,
+        now: Now,
+        entry: CommittedEntry,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), StorageFailed> {
         let (index, term) = (entry.index, entry.term);
         let result = match entry.payload {
             Payload::Command(bytes) => {
-                let applied = self.state.write().apply(index, &bytes);
+                let (applied, too_new) = {
+                    let mut state = self.state.write();
+                    (state.apply(index, &bytes), state.too_new())
+                };
+                if let Some(problem) = too_new {
+                    tracing::error!(%index, %problem, "this broker stops applying metadata");
+                    return Err(not_understood(index, problem));
+                }
                 self.commands_applied += 1;
                 tracing::debug!(%index, %term, result = ?applied.result, changes = applied.changes.len(), "applied");
                 for change in &applied.changes {
@@ -92,6 +126,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
                 self.liveness.on_connection_refused(now.mono_ms, *peer, &state);
             }
         }
+        Ok(())
     }
 
     pub(super) fn settle(&mut self, host: &mut H, waiter: Waiter<H>, outcome: Outcome, result: Option<CommandResult>) {

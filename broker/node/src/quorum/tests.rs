@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use chronik_consensus::{Config, Membership, MembershipChange, Start};
 use chronik_core::controller::{
     Change, CommandResult, CreateTopic, Endpoint, Endpoints, Envelope, Heartbeat, HeartbeatReply, LivenessConfig,
-    ProposalId, RegisterBroker,
+    METADATA_VERSION, ProposalId, RegisterBroker,
 };
 use chronik_log::disk::{Fault, MemDisk, Operation};
 use chronik_model::{BrokerEpoch, ClusterId, TopicId, Uuid};
@@ -277,6 +277,7 @@ impl World {
             rack: None,
             previous_broker_epoch: BrokerEpoch::NONE,
             software_version: String::new(),
+            metadata_version: METADATA_VERSION,
         };
         match self.run(leader, command) {
             CommandResult::Registered(epoch) => epoch,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, RegisterBroker};
+use chronik_core::controller::{CommandResult, Endpoints, Heartbeat, METADATA_VERSION, RegisterBroker};
 use chronik_model::{BrokerEpoch, ClusterId, DirectoryId, ErrorCode, NodeId, RaftIndex};
 use chronik_node::quorum::Reign;
 use parking_lot::RwLock;
@@ -168,6 +168,7 @@ impl Lifecycle {
                 rack: self.registration.rack.clone(),
                 previous_broker_epoch: self.registration.previous_epoch,
                 software_version: env!("CARGO_PKG_VERSION").to_owned(),
+                metadata_version: METADATA_VERSION,
             };
             match self.meta.run(command.into(), ATTEMPT).await {
                 Ok(CommandResult::Registered(epoch)) => {

@@ -68,11 +68,34 @@ impl Meta {
         &self.control
     }
 
-    /// Proposes `command` and waits until it is applied here, for at most `timeout`.
+    /// Proposes `command` and waits until it is applied here, for at most `timeout`. Where it needs a newer metadata version
+    /// than is in force, that is proposed first.
     ///
     /// # Errors
     /// When there is no result; see [`ProposeError`].
     pub async fn run(&self, command: Command, timeout: Duration) -> Result<CommandResult, ProposeError> {
+        let begin = Instant::now();
+        let raise = self.shared.state.read().raise_for(&command, &self.members());
+        match raise {
+            Ok(None) => {}
+            Ok(Some(raise)) => {
+                tracing::info!(version = raise.version, command = command.name(), "raising the metadata version");
+                if let CommandResult::Error(error) = self.submit(raise.into(), timeout).await? {
+                    return Ok(CommandResult::Error(error));
+                }
+            }
+            Err(error) => return Ok(CommandResult::Error(error)),
+        }
+        self.submit(command, timeout.saturating_sub(begin.elapsed())).await
+    }
+
+    /// Voters and learners of the quorum.
+    fn members(&self) -> Vec<NodeId> {
+        let status = self.shared.status.load();
+        status.as_ref().map(|status| [&status.voters[..], &status.learners].concat()).unwrap_or_default()
+    }
+
+    async fn submit(&self, command: Command, timeout: Duration) -> Result<CommandResult, ProposeError> {
         let id = ProposalId {
             origin: self.shared.node,
             incarnation: self.shared.incarnation,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chronik_consensus::{Config, Replica, Role, Start};
 use chronik_core::controller::{
-    Command, CommandResult, CreateTopic, Endpoint, Endpoints, Envelope, Liveness, LivenessConfig, NoOp, ProposalId,
-    RegisterBroker, UnfenceBroker,
+    Command, CommandResult, CreateTopic, Endpoint, Endpoints, Envelope, Liveness, LivenessConfig, METADATA_VERSION,
+    NoOp, ProposalId, RegisterBroker, UnfenceBroker,
 };
 use chronik_log::disk::{Disk, MemDisk};
 use chronik_model::{BrokerEpoch, ClusterId, ErrorCode, NodeId, RaftIndex, TopicId, Uuid};
@@ -317,6 +317,7 @@ async fn a_second_process_of_the_same_broker_is_not_registered_while_the_first_l
         rack: None,
         previous_broker_epoch: BrokerEpoch::NONE,
         software_version: String::new(),
+        metadata_version: METADATA_VERSION,
     };
     let refused = first.meta.run(twin.into(), LONG).await.unwrap().ok().unwrap_err();
     assert_eq!(refused.code, ErrorCode::DuplicateBrokerRegistration);
@@ -372,6 +373,7 @@ fn follower() -> Arc<Shared> {
         rack: None,
         previous_broker_epoch: BrokerEpoch::NONE,
         software_version: String::new(),
+        metadata_version: METADATA_VERSION,
     };
     let broker_epoch = BrokerEpoch(5);
     let commands: [Command; 2] = [register.into(), UnfenceBroker { node: NodeId(1), broker_epoch }.into()];

@@ -6,7 +6,7 @@
 use chronik_consensus::Membership;
 use chronik_core::controller::{
     AlterConfigs, CommandResult, ConfigChange, ConfigOp, ConfigResource, ConfigSource, Endpoint, Endpoints, Heartbeat,
-    RegisterBroker,
+    METADATA_VERSION, RegisterBroker,
 };
 use chronik_log::LogDirState;
 use chronik_model::{BrokerEpoch, ClusterId, ErrorCode, NodeId, RaftIndex};
@@ -270,6 +270,7 @@ impl Broker {
             rack: None,
             previous_broker_epoch: self.life.previous_epoch,
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            metadata_version: METADATA_VERSION,
         };
         self.propose(ctx, command, REGISTER_MS, Purpose::Register);
     }

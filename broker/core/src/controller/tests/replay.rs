@@ -40,7 +40,7 @@ fn a_damaged_or_newer_snapshot_is_an_error_not_a_panic() {
     assert!(MetadataState::decode_snapshot(&bytes[..bytes.len() - 1]).is_err());
     // Field 1, the version, is the first of the image.
     let mut newer = bytes;
-    assert_eq!(newer[..2], [0x08, METADATA_VERSION as u8]);
+    assert_eq!(newer[..2], [0x08, OLDEST as u8]);
     newer[1] = 0x7f;
     let error = MetadataState::decode_snapshot(&newer).unwrap_err();
     assert!(error.to_string().contains("newer"), "{error}");

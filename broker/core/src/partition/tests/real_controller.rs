@@ -21,7 +21,8 @@ use super::*;
 use crate::controller::{
     AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, CommandResult, ConfigChange, ConfigOp,
     ConfigResource, CreateTopic, ElectLeaders, ElectionType, Endpoint, Endpoints, Envelope, FenceBroker,
-    IsrMember as Member, MetadataState, ProposalId, RegisterBroker, ReportLog, UnfenceBroker, check_invariants,
+    IsrMember as Member, METADATA_VERSION, MetadataState, ProposalId, RegisterBroker, ReportLog, UnfenceBroker,
+    check_invariants,
 };
 
 const SEEDS: u64 = 120;
@@ -212,6 +213,7 @@ impl Sim {
             // The file is deleted before anything else is done.
             previous_broker_epoch: std::mem::replace(&mut broker.clean, BrokerEpoch::NONE),
             software_version: String::new(),
+            metadata_version: METADATA_VERSION,
         }
     }
 

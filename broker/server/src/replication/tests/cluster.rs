@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chronik_core::controller::{
-    Change, Command, Endpoint, Endpoints, Envelope, MetadataState, ProposalId, RegisterBroker, UnfenceBroker,
+    Change, Command, Endpoint, Endpoints, Envelope, METADATA_VERSION, MetadataState, ProposalId, RegisterBroker,
+    UnfenceBroker,
 };
 use chronik_log::LogDir;
 use chronik_log::disk::{Disk, RealDisk};
@@ -152,6 +153,7 @@ impl Broker {
                 rack: None,
                 previous_broker_epoch: BrokerEpoch::NONE,
                 software_version: "test".into(),
+                metadata_version: METADATA_VERSION,
             })) {
                 chronik_core::controller::CommandResult::Registered(epoch) => epoch,
                 other => panic!("not registered: {other:?}"),
