@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def time_to_usable(cluster, **spec):
 
 @dataclass
 class Restart:
-    """A rolling restart: how long it took, the pods in the order in which they ended, how many were missing at most, the client's verdict."""
+    """A rolling restart: how long it took, who led the quorum when it was decided who is restarted last (more than one: leadership moved by
+    itself), the pods in the order in which they ended, how many were missing at most, the client's verdict."""
 
     seconds: float
+    leaders: set
     deleted: list
     most_missing: int
     verdict: dict
@@ -51,17 +54,23 @@ def rolling_restart(kube, cluster, load, around=None):
     """Changes a setting of a settled cluster of three under a client; `around` is a context manager that disturbs."""
     with load(cluster) as producing, PodWatch(kube, cluster.namespace, cluster.selector) as pods:
         pods.wait_whole()
+        leaders = {cluster.status()["quorum"]["leaderId"]}
+
+        def two_done():
+            leader = (cluster.status().get("quorum") or {}).get("leaderId")
+            if len(pods.deleted) < 2 and leader:
+                leaders.add(leader)
+            return len(pods.deleted) >= 2
+
         begin = time.monotonic()
         cluster.patch(config={"log.retention.ms": "7200000"})
-        if around is None:
+        with around or nullcontext():
+            wait.until(two_done, "two brokers to be restarted", 600, 0.2)
             cluster.wait_settled(3)
-        else:
-            with around:
-                cluster.wait_settled(3)
         seconds = time.monotonic() - begin
         producing.wait_acks()
         verdict = producing.finish()
-    return Restart(seconds, pods.deleted, pods.most_missing, verdict)
+    return Restart(seconds, leaders, pods.deleted, pods.most_missing, verdict)
 
 
 @dataclass
