@@ -6,7 +6,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -48,6 +50,23 @@ def get(url, timeout=20.0):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+@contextmanager
+def undisturbed():
+    """Interrupts wait until this is over: what was started in it is known to who has to end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 class Broker:
@@ -101,9 +120,10 @@ class Broker:
         with open(self.log_path, "ab") as log:
             log.write(b"---- start\n")
             log.flush()
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **self.environment}
-            )
+            with undisturbed():
+                self.process = subprocess.Popen(
+                    command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **self.environment}
+                )
         return self
 
     @property

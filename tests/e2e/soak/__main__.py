@@ -35,6 +35,11 @@ def main():
         soak.run()
     except Exception:  # noqa: BLE001 - the runner has told it, with everything kept
         return 1
+    finally:
+        # A signal may have come between a mount, a namespace or a process and whoever would have removed it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        leftovers(directory / "run")
     shutil.rmtree(directory, ignore_errors=True)
     return 0
 

@@ -8,7 +8,7 @@ import re
 import time
 
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 from harness import cost, history, kafka, raw, wait
 
 from . import load
@@ -199,7 +199,9 @@ def configurations(world, registers):
         began = time.monotonic()
         resource = ConfigResource(ResourceType.TOPIC, topic)
         entry = client.describe_configs([resource])[resource].result(90)[key]
-        world.record("look", register=f"config {topic} {key}", began=began, value=None if entry.is_default else entry.value)
+        # What the brokers' own files say is not what the topic was given.
+        own = int(entry.source) == ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+        world.record("look", register=f"config {topic} {key}", began=began, value=entry.value if own else None)
 
 
 def settled(world):

@@ -13,13 +13,13 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from harness import cost, kafka, wait
+from harness import cost, kafka, netns, wait
 from harness.judge import Judge
 
 from . import checks, load, plan
 from .nemesis import Nemesis
 from .recorder import Recorder, encode
-from .world import World
+from .world import PREFIX, World
 
 STANDING = {"t0": (3, {}), "t1": (6, {"segment.bytes": "1048576"}), "t2": (1, {})}
 BULK_RECORDS = 400
@@ -61,10 +61,11 @@ class Soak:
         directory = self.root / f"g{generation}"
         self.root.mkdir(parents=True, exist_ok=True)
         record = Recorder(self.root / f"history-{generation}.jsonl")
+        # Before there are any namespaces: who cleans up after a killed run finds them by this.
+        (self.root / "prefix").write_text(netns.Network(shape.brokers, PREFIX).prefix)
         last = None
         try:
             with World(directory, shape, record) as world:
-                (self.root / "prefix").write_text(world.network.prefix)
                 state = Generation(self, world, Judge())
                 try:
                     state.form()

@@ -11,7 +11,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness import dns, netns
+from harness import dns, netns, wait
 from harness.cluster import Cluster
 from harness.disk import Image
 
@@ -150,6 +150,6 @@ def leftovers(directory):
             removed.append(f"namespace {host.name}")
         for root in (CGROUPS / "memory", CGROUPS):
             for group in root.glob(f"{name}m*"):
-                group.rmdir()
+                wait.until(lambda g=group: g.rmdir() is None, f"{group} to be empty", 30)
                 removed.append(f"cgroup {group.name}")
     return removed
