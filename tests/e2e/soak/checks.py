@@ -198,7 +198,8 @@ def configurations(world, registers):
     for topic, key in sorted(registers):
         began = time.monotonic()
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        entry = client.describe_configs([resource])[resource].result(90)[key]
+        ask = lambda r=resource: client.describe_configs([r])[r].result(90)  # noqa: E731
+        entry = wait.until(ask, f"the settings of {topic}")[key]
         # What the brokers' own files say is not what the topic was given.
         own = int(entry.source) == ConfigSource.DYNAMIC_TOPIC_CONFIG.value
         world.record("look", register=f"config {topic} {key}", began=began, value=entry.value if own else None)

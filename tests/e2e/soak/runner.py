@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from confluent_kafka import KafkaError, KafkaException
 from harness import cost, kafka, netns, wait
 from harness.judge import Judge
 
@@ -128,10 +129,9 @@ class Generation:
     def form(self):
         """A formed cluster with its standing topics and enough data for slow readers."""
         world = self.world
-        world.cluster.start().wait_ready(timeout=90)
+        world.cluster.start().wait_ready(timeout=150)
         for topic, (partitions, config) in {**STANDING, "bulk": (3, {})}.items():
-            wait.until(lambda t=topic, p=partitions, c=config: kafka.create_topic(world.bootstrap(), t, p, 3, c) or True,
-                       f"topic {topic}", 60)
+            wait.until(lambda t=topic, p=partitions, c=config: made(world.bootstrap(), t, p, c), f"topic {topic}", 150)
             self.record("created", topic=topic, ok=True)
             world.topics[topic] = partitions
         client = kafka.producer(world.bootstrap(), **{"log_level": 0})
@@ -266,6 +266,16 @@ class Generation:
         self.nemesis.down.clear()
         checks.healthy(self.world, self.nemesis)
         return f", {compared} records alike on all replicas"
+
+
+def made(bootstrap, topic, partitions, config):
+    """Whether the topic is there: made now, or by an attempt whose answer was late."""
+    try:
+        kafka.create_topic(bootstrap, topic, partitions, 3, config)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+    return True
 
 
 def _place(text):
