@@ -52,4 +52,6 @@ def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_pat
     cluster.patch(stopped=False)
     cluster.wait_settled(3)
     kube.kubectl("delete", "ccl", "x", "-n", confined.namespace, "--timeout=240s")
-    wait.until(lambda: not cluster.pods() and len(kube.get("pvc", namespace=confined.namespace)) == 3, "only the disks to be left")
+    wait.until(lambda: not cluster.pods() and not kube.get("statefulset", namespace=confined.namespace), "the children to be gone")
+    # That of the broker that was scaled away, too.
+    assert len(kube.get("pvc", namespace=confined.namespace)) == 4, "the disks are left"

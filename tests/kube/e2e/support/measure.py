@@ -75,37 +75,56 @@ def rolling_restart(kube, cluster, load, around=None):
 
 @dataclass
 class Passes:
-    """Passes over a converged cluster: how many, the writes they caused, CPU per pass, and the most memory that a replica holds."""
+    """Passes over a converged cluster: how many, the writes they caused, CPU and seconds of all of it, how often the operator was asked
+    for its metrics, and the most memory that a replica holds."""
 
     count: int
     writes: list
     cpu_ms: float
+    seconds: float
+    asked: int
     resident_mib: float
 
 
 def idle_passes(kube, operator, cluster, passes=100):
     """Wakes the operator `passes` times by an annotation that means nothing; each pass is awaited, so that none is merged with the next.
 
-    CPU is the process's own account over all of it, so it includes what it costs to be asked for the number of passes, to renew the
-    Lease and to follow its watches. A cluster whose quorum or brokers changed by themselves meanwhile was not converged: again.
+    A cluster whose quorum or brokers changed by themselves meanwhile was not converged: again.
     """
     for attempt in range(3):
         # What still settles (leaders that move back) settles now.
         wait.until(lambda: _quiet(kube, operator, 3), "the operator to have nothing left to write")
         facts, before = _facts(cluster), kube.writes(operator.user)
         assert len(before) > 5, "the audit log does count the operator's writes"
-        first, cpu = operator.passes(), operator.metric("process_cpu_seconds_total")
+        first, begin = operator.passes(), time.monotonic()
+        cpu, asked = operator.metric("process_cpu_seconds_total"), operator.asked
         for number in range(passes):
             kube.kubectl("annotate", "ccl", cluster.name, "-n", cluster.namespace, f"tests.chronik.io/pass={attempt}-{number}", "--overwrite")
             wait.until(lambda n=number: operator.passes() > first + n, f"pass {number + 1}")
-        count = operator.passes() - first
-        cpu = operator.metric("process_cpu_seconds_total") - cpu
+        count, asked = int(operator.passes() - first), operator.asked - asked
+        cpu, seconds = 1000 * (operator.metric("process_cpu_seconds_total") - cpu), time.monotonic() - begin
         new = kube.writes(operator.user)[len(before):]
         if new and _facts(cluster) != facts:
             print(f"    the brokers changed by themselves ({len(new)} writes): again")
             continue
-        return Passes(int(count), new, 1000 * cpu / count, max(operator.metrics("process_resident_memory_bytes")) / 2**20)
+        return Passes(count, new, cpu, seconds, asked, max(operator.metrics("process_resident_memory_bytes")) / 2**20)
     raise AssertionError("the cluster never stayed as it was")
+
+
+def cpu_of_a_pass(operator, seen):
+    """Milliseconds of CPU of one pass: what all of `seen` took, less what the same time with as many questions takes without them.
+
+    The rest are the Lease of two replicas, their watches, and the questions. Passes that happen by themselves are counted.
+    """
+    first, begin, cpu, asked = operator.passes(), time.monotonic(), operator.metric("process_cpu_seconds_total"), operator.asked
+    while (now := time.monotonic() - begin) < seen.seconds:
+        if operator.asked - asked < seen.asked * now / seen.seconds:
+            operator.passes()
+        else:
+            time.sleep(0.05)
+    by_themselves = operator.passes() - first
+    rest = 1000 * (operator.metric("process_cpu_seconds_total") - cpu)
+    return (seen.cpu_ms - rest) / (seen.count - by_themselves)
 
 
 def _facts(cluster):

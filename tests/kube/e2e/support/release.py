@@ -17,6 +17,8 @@ class Operator:
     def __init__(self, kube, namespace="chronik-system", release="chronik", **values):
         """`values` belong to the release: every `install` keeps them."""
         self.kube, self.namespace, self.release, self.kept = kube, namespace, release, values
+        # How often its metrics were read: that costs it CPU, too.
+        self.asked = 0
         self.selector = f"app.kubernetes.io/name=chronik-operator,app.kubernetes.io/instance={release}"
 
     def values(self, **extra):
@@ -64,6 +66,7 @@ class Operator:
     def metrics(self, name):
         """A counter or gauge of each replica, summed over its labels."""
         found = []
+        self.asked += 1
         for pod in self.pods():
             path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
             lines = self.kube.kubectl("get", "--raw", path).splitlines()
