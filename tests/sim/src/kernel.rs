@@ -4,7 +4,8 @@
 //! order in which they were asked for, so a run is decided by its seed alone. Four random streams, so that one more
 //! message does not change which disk block is torn.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use chronik_log::disk::SplitMix64;
 use chronik_model::{NodeId, Uuid};
@@ -30,7 +31,6 @@ pub struct Timer {
 }
 
 /// What is going to happen.
-#[allow(clippy::large_enum_variant, reason = "most events are deliveries")]
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A packet arrives.
@@ -93,13 +93,50 @@ impl Streams {
     }
 }
 
+/// What waits, by time and then by the order in which it was asked for. The events lie still in their places; only
+/// their keys are sorted, because half of what a world does is to put something here and to take it out again.
+#[derive(Debug, Default)]
+struct Queue {
+    sequence: u64,
+    order: BinaryHeap<Reverse<(Micros, u64, usize)>>,
+    places: Vec<Option<Event>>,
+    free: Vec<usize>,
+}
+
+impl Queue {
+    fn push(&mut self, at: Micros, event: Event) {
+        self.sequence += 1;
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(event);
+                place
+            }
+            None => {
+                self.places.push(Some(event));
+                self.places.len() - 1
+            }
+        };
+        self.order.push(Reverse((at, self.sequence, place)));
+    }
+
+    /// The first that is due by `until`, and when.
+    fn pop(&mut self, until: Micros) -> Option<(Micros, Event)> {
+        let Reverse((at, _, place)) = *self.order.peek()?;
+        if at > until {
+            return None;
+        }
+        self.order.pop();
+        self.free.push(place);
+        Some((at, self.places[place].take()?))
+    }
+}
+
 /// Time, chance, network and story of one world.
 #[derive(Debug)]
 pub struct Kernel {
     /// Now.
     pub now: Micros,
-    sequence: u64,
-    queue: BTreeMap<(Micros, u64), Event>,
+    queue: Queue,
     /// Chance.
     pub streams: Streams,
     /// Who reaches whom.
@@ -118,8 +155,7 @@ impl Kernel {
     pub fn new(seed: u64, trace: Trace) -> Self {
         Self {
             now: 0,
-            sequence: 0,
-            queue: BTreeMap::new(),
+            queue: Queue::default(),
             streams: Streams::new(seed),
             net: Network::default(),
             trace,
@@ -130,31 +166,27 @@ impl Kernel {
 
     /// Lets `event` happen `after` microseconds from now.
     pub fn after(&mut self, after: Micros, event: Event) {
-        self.sequence += 1;
-        self.queue.insert((self.now.saturating_add(after), self.sequence), event);
+        self.queue.push(self.now.saturating_add(after), event);
     }
 
     /// The next event that happens no later than `until`; time moves to it.
     pub fn next(&mut self, until: Micros) -> Option<Event> {
-        let entry = self.queue.first_entry()?;
-        if entry.key().0 > until {
-            return None;
-        }
-        self.now = self.now.max(entry.key().0);
+        let (at, event) = self.queue.pop(until)?;
+        self.now = self.now.max(at);
         self.events += 1;
-        Some(entry.remove())
+        Some(event)
     }
 
     /// Nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.order.is_empty()
     }
 
     /// Events that wait (bounded queues: invariant 12).
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.order.len()
     }
 
     /// Puts a packet on the network.

@@ -38,13 +38,12 @@ impl std::fmt::Display for Address {
 }
 
 /// One thing on the network.
-#[allow(clippy::large_enum_variant, reason = "the larger ones are in boxes, and a few dozen are on their way")]
 #[derive(Clone, Debug)]
 pub enum Packet {
     /// Between replicas of the quorum; needs a link. May be lost, repeated and reordered.
     Raft(Box<RaftMessage>),
     /// Part of a state image; needs a link.
-    Chunk(SnapshotChunk),
+    Chunk(Box<SnapshotChunk>),
     /// A question. `id` is unique per sender and process run, so that an answer finds its question.
     Request {
         /// Unique per sender.

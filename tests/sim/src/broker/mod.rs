@@ -111,7 +111,7 @@ impl Broker {
         self.look_at_the_clock(ctx);
         match packet {
             Packet::Raft(message) => self.tell_quorum(Input::Message(*message)),
-            Packet::Chunk(chunk) => self.on_chunk(ctx, from, chunk),
+            Packet::Chunk(chunk) => self.on_chunk(ctx, from, *chunk),
             Packet::Receipt { transfer, taken } => self.on_receipt(ctx, from, transfer, taken),
             Packet::Request { id, body } => self.on_request(ctx, from, id, *body),
             Packet::Reply { id, body } => self.on_reply(ctx, from, id, Some(*body)),

@@ -5,16 +5,16 @@
 //! the timeout is dropped. The cache is refreshed when something fails and when it is old; a view with an older leader
 //! epoch than the one known does not replace it (KIP-320).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_model::{LeaderEpoch, NodeId, TopicId, TopicName, TopicPartition};
 
-use crate::kernel::{Ctx, Micros, Timer};
+use crate::kernel::{Ctx, Event, Micros, Timer};
 use crate::proto::{Address, ClientReply, ClientRequest, Packet, PartitionView, Reply, Request, TopicView};
 
 /// The first timer of a client.
 pub(super) const BEGIN: Timer = Timer { kind: 0, key: 0 };
-/// A request was not answered in time; the key is its id.
+/// A request may not have been answered in time.
 const TIMEOUT: u16 = 1;
 /// Ask for metadata.
 const REFRESH: u16 = 2;
@@ -55,9 +55,12 @@ pub(super) struct Conn<T> {
     id: u32,
     brokers: Vec<NodeId>,
     next: u64,
-    pending: BTreeMap<u64, (NodeId, T)>,
+    pending: BTreeMap<u64, (NodeId, T, Micros)>,
+    /// When which request is given up. Of all of them the kernel holds one timer: nearly none ever matters.
+    deadlines: BTreeSet<(Micros, u64)>,
+    armed: Option<Micros>,
     topics: BTreeMap<TopicName, TopicView>,
-    refreshing: Option<u64>,
+    refreshing: Option<(u64, Micros)>,
     refreshed: Option<Micros>,
     wanted: bool,
     last: usize,
@@ -70,6 +73,8 @@ impl<T> Conn<T> {
             brokers: brokers.to_vec(),
             next: 0,
             pending: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            armed: None,
             topics: BTreeMap::new(),
             refreshing: None,
             refreshed: None,
@@ -90,8 +95,50 @@ impl<T> Conn<T> {
     /// Asks `broker`; ends within `timeout_ms`.
     pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>, broker: NodeId, body: ClientRequest, timeout_ms: u64, tag: T) {
         let id = self.send(ctx, broker, body);
-        self.pending.insert(id, (broker, tag));
-        ctx.timer(timeout_ms.max(1), Timer { kind: TIMEOUT, key: id });
+        let deadline = self.limit(ctx, id, timeout_ms);
+        self.pending.insert(id, (broker, tag, deadline));
+    }
+
+    /// A request ends within `timeout_ms`.
+    fn limit(&mut self, ctx: &mut Ctx<'_>, id: u64, timeout_ms: u64) -> Micros {
+        let deadline = ctx.kernel.now + timeout_ms.max(1) * 1_000;
+        self.deadlines.insert((deadline, id));
+        self.arm(ctx);
+        deadline
+    }
+
+    /// Asks to be told of the first deadline, if the timer held is too late.
+    fn arm(&mut self, ctx: &mut Ctx<'_>) {
+        let Some((first, _)) = self.deadlines.first().copied() else { return };
+        if self.armed.is_some_and(|at| at <= first) {
+            return;
+        }
+        self.armed = Some(first);
+        let wait = first.saturating_sub(ctx.kernel.now);
+        let timer = Timer { kind: TIMEOUT, key: 0 };
+        ctx.kernel.after(wait, Event::Timer { to: ctx.me, run: ctx.run, timer });
+    }
+
+    /// One request whose time is over.
+    fn expired(&mut self, ctx: &mut Ctx<'_>) -> Option<u64> {
+        let now = ctx.kernel.now;
+        if self.armed.is_some_and(|at| at <= now) {
+            self.armed = None;
+        }
+        let due = self.deadlines.first().copied().filter(|(at, _)| *at <= now);
+        if let Some(due) = due {
+            self.deadlines.remove(&due);
+        }
+        self.arm(ctx);
+        due.map(|(_, id)| id)
+    }
+
+    /// The question for metadata, if it is the one of this number, is over.
+    fn refresh_ended(&mut self, id: u64) -> bool {
+        let Some((_, deadline)) = self.refreshing.filter(|(refreshing, _)| *refreshing == id) else { return false };
+        self.refreshing = None;
+        self.deadlines.remove(&(deadline, id));
+        true
     }
 
     /// Sends something that nobody answers.
@@ -111,8 +158,7 @@ impl<T> Conn<T> {
         match packet {
             Packet::Reply { id, body } => {
                 let Reply::Client(body) = *body else { return Heard::Nothing };
-                if self.refreshing == Some(id) {
-                    self.refreshing = None;
+                if self.refresh_ended(id) {
                     let ClientReply::Metadata(view) = body else { return Heard::Nothing };
                     self.learn(ctx.kernel.now, view.topics);
                     return Heard::Metadata;
@@ -120,8 +166,7 @@ impl<T> Conn<T> {
                 self.end(id, Outcome::Reply(body))
             }
             Packet::Refused { id } => {
-                if self.refreshing == Some(id) {
-                    self.refreshing = None;
+                if self.refresh_ended(id) {
                     self.want_metadata(ctx);
                     return Heard::Nothing;
                 }
@@ -138,12 +183,14 @@ impl<T> Conn<T> {
                 self.refresh(ctx);
                 Heard::Nothing
             }
-            TIMEOUT if self.refreshing == Some(timer.key) => {
-                self.refreshing = None;
-                self.want_metadata(ctx);
-                Heard::Nothing
-            }
-            TIMEOUT => self.end(timer.key, Outcome::TimedOut),
+            TIMEOUT => match self.expired(ctx) {
+                Some(id) if self.refresh_ended(id) => {
+                    self.want_metadata(ctx);
+                    Heard::Nothing
+                }
+                Some(id) => self.end(id, Outcome::TimedOut),
+                None => Heard::Nothing,
+            },
             REFRESH => {
                 self.wanted = false;
                 self.refresh(ctx);
@@ -155,7 +202,10 @@ impl<T> Conn<T> {
 
     fn end(&mut self, id: u64, outcome: Outcome) -> Heard<T> {
         match self.pending.remove(&id) {
-            Some((broker, tag)) => Heard::End(tag, broker, outcome),
+            Some((broker, tag, deadline)) => {
+                self.deadlines.remove(&(deadline, id));
+                Heard::End(tag, broker, outcome)
+            }
             None => Heard::Nothing,
         }
     }
@@ -184,8 +234,7 @@ impl<T> Conn<T> {
         }
         let broker = self.any_broker(ctx);
         let id = self.send(ctx, broker, ClientRequest::Metadata);
-        self.refreshing = Some(id);
-        ctx.timer(METADATA_TIMEOUT_MS, Timer { kind: TIMEOUT, key: id });
+        self.refreshing = Some((id, self.limit(ctx, id, METADATA_TIMEOUT_MS)));
     }
 
     /// Another broker than the last time, if there is one.

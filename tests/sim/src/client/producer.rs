@@ -6,7 +6,7 @@
 //! oldest only means that an earlier one is still on its way. A batch given up takes every later one that was ever sent with
 //! it (their sequences have a gap before them now), and the partition begins again with a new producer id.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use chronik_model::batch::{BatchBuilder, BatchHeader};
@@ -29,10 +29,10 @@ const MOST_IN_FLIGHT: usize = 5;
 
 #[derive(Debug)]
 pub(super) enum Tag {
-    /// A producer id for this partition.
-    Id(TopicPartition),
-    /// The batch of this number at this client.
-    Batch(TopicPartition, u64),
+    /// A producer id for this lane.
+    Id(usize),
+    /// The batch of this number, in this lane.
+    Batch(usize, u64),
 }
 
 #[derive(Debug)]
@@ -47,8 +47,10 @@ struct Batch {
     in_flight: bool,
 }
 
-#[derive(Debug, Default)]
+/// One partition; its place in the list of lanes never changes.
+#[derive(Debug)]
 struct Lane {
+    tp: TopicPartition,
     queue: VecDeque<Batch>,
     topic: Option<TopicId>,
     producer: Option<(i64, i16)>,
@@ -59,12 +61,61 @@ struct Lane {
     not_before: Micros,
 }
 
+impl Lane {
+    fn new(tp: TopicPartition) -> Self {
+        Self {
+            tp,
+            queue: VecDeque::new(),
+            topic: None,
+            producer: None,
+            asking: false,
+            sequence: 0,
+            begun: false,
+            not_before: 0,
+        }
+    }
+
+    /// What was ever sent and not answered is unknown for ever.
+    fn give_up(&mut self, now: Micros, history: &mut History) {
+        self.queue.retain(|batch| match batch.sent {
+            Some(number) => {
+                history.resolve(number, Outcome::Unknown, now);
+                false
+            }
+            None => true,
+        });
+        self.producer = None;
+        self.sequence = 0;
+        self.begun = false;
+    }
+
+    fn give_up_old(&mut self, now: Micros, timeout: Micros, history: &mut History) {
+        let old = |batch: &Batch| now.saturating_sub(batch.made) > timeout;
+        while self.queue.front().is_some_and(|front| front.sent.is_none() && old(front)) {
+            // Never sent: nothing was asked for, nothing is unknown.
+            self.queue.pop_front();
+        }
+        if self.queue.front().is_some_and(old) {
+            self.give_up(now, history);
+        }
+    }
+
+    /// A topic that was deleted and made again knows nothing of our sequences.
+    fn follow(&mut self, id: Option<TopicId>, now: Micros, history: &mut History) {
+        let Some(id) = id else { return };
+        let known = self.topic.replace(id);
+        if known.is_some_and(|known| known != id) {
+            self.give_up(now, history);
+        }
+    }
+}
+
 /// See the module documentation.
 #[derive(Debug)]
 pub(super) struct Producer {
     config: ProducerConfig,
     conn: Conn<Tag>,
-    lanes: BTreeMap<TopicPartition, Lane>,
+    lanes: Vec<Lane>,
     next: u64,
     stopped: bool,
 }
@@ -75,7 +126,7 @@ impl Producer {
         if config.idempotent {
             config.acks = -1;
         }
-        Self { config, conn: Conn::new(id, brokers), lanes: BTreeMap::new(), next: 0, stopped: false }
+        Self { config, conn: Conn::new(id, brokers), lanes: Vec::new(), next: 0, stopped: false }
     }
 
     pub(super) fn stop(&mut self) {
@@ -83,15 +134,15 @@ impl Producer {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.stopped && self.lanes.values().all(|lane| lane.queue.is_empty())
+        self.stopped && self.lanes.iter().all(|lane| lane.queue.is_empty())
     }
 
     pub(super) fn describe(&self) -> String {
         let waiting: Vec<String> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| !lane.queue.is_empty())
-            .map(|(tp, lane)| format!("{tp}: {} batches", lane.queue.len()))
+            .filter(|lane| !lane.queue.is_empty())
+            .map(|lane| format!("{}: {} batches", lane.tp, lane.queue.len()))
             .collect();
         format!("producer c{} acks={} [{}]", self.conn.id(), self.config.acks, waiting.join(", "))
     }
@@ -119,9 +170,13 @@ impl Producer {
 
     fn heard(&mut self, ctx: &mut Ctx<'_>, heard: Heard<Tag>, history: &mut History) {
         match heard {
-            Heard::End(Tag::Id(tp), _, end) => self.on_id(ctx, &tp, &end),
-            Heard::End(Tag::Batch(tp, number), _, end) => self.on_produced(ctx, &tp, number, &end, history),
-            Heard::Metadata => {}
+            Heard::End(Tag::Id(lane), _, end) => self.on_id(ctx, lane, &end),
+            Heard::End(Tag::Batch(lane, number), _, end) => self.on_produced(ctx, lane, number, &end, history),
+            Heard::Metadata => {
+                for lane in &mut self.lanes {
+                    lane.follow(self.conn.topic_id(&lane.tp.topic), ctx.kernel.now, history);
+                }
+            }
             Heard::Nothing => return,
         }
         self.pump(ctx, history);
@@ -146,7 +201,14 @@ impl Producer {
         let random = &mut ctx.kernel.streams.workload;
         let tp = &partitions[random.below(partitions.len() as u64) as usize];
         let count = if random.chance(70) { 1 } else { 1 + random.below(self.config.max_records.max(1)) };
-        let lane = self.lanes.entry(tp.clone()).or_default();
+        let place = match self.lanes.iter().position(|lane| lane.tp == *tp) {
+            Some(place) => place,
+            None => {
+                self.lanes.push(Lane::new(tp.clone()));
+                self.lanes.len() - 1
+            }
+        };
+        let lane = &mut self.lanes[place];
         if lane.queue.len() >= MOST_QUEUED {
             return;
         }
@@ -158,68 +220,44 @@ impl Producer {
 
     /// Gives up what is too old and sends what may be sent.
     fn pump(&mut self, ctx: &mut Ctx<'_>, history: &mut History) {
-        let tps: Vec<TopicPartition> =
-            self.lanes.iter().filter(|(_, lane)| !lane.queue.is_empty()).map(|(tp, _)| tp.clone()).collect();
-        for tp in tps {
-            self.give_up_old(ctx.kernel.now, &tp, history);
-            self.send_lane(ctx, &tp, history);
-        }
-    }
-
-    fn give_up_old(&mut self, now: Micros, tp: &TopicPartition, history: &mut History) {
         let timeout = self.config.delivery_timeout_ms * 1_000;
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
-        let old = |batch: &Batch| now.saturating_sub(batch.made) > timeout;
-        while let Some(front) = lane.queue.front().filter(|front| front.sent.is_none() && old(front)) {
-            // Never sent: nothing was asked for, nothing is unknown.
-            debug_assert!(front.sent.is_none());
-            lane.queue.pop_front();
-        }
-        if lane.queue.front().is_some_and(old) {
-            self.give_up(now, tp, history);
-        }
-    }
-
-    /// What was ever sent to this partition and not answered is unknown for ever.
-    fn give_up(&mut self, now: Micros, tp: &TopicPartition, history: &mut History) {
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
-        lane.queue.retain(|batch| match batch.sent {
-            Some(number) => {
-                history.resolve(number, Outcome::Unknown, now);
-                false
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            if lane.queue.is_empty() {
+                continue;
             }
-            None => true,
-        });
-        lane.producer = None;
-        lane.sequence = 0;
-        lane.begun = false;
+            lane.give_up_old(ctx.kernel.now, timeout, history);
+            let window = if self.config.idempotent && !lane.begun { 1 } else { self.config.in_flight };
+            let waits = lane.queue.iter().take(window).any(|batch| !batch.in_flight);
+            if waits && lane.not_before <= ctx.kernel.now {
+                self.send_lane(ctx, at, history);
+            }
+        }
     }
 
-    fn send_lane(&mut self, ctx: &mut Ctx<'_>, tp: &TopicPartition, history: &mut History) {
-        self.follow_topic(ctx.kernel.now, tp, history);
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
-        if lane.queue.is_empty() || lane.not_before > ctx.kernel.now {
+    fn send_lane(&mut self, ctx: &mut Ctx<'_>, place: usize, history: &mut History) {
+        let Some(lane) = self.lanes.get_mut(place) else { return };
+        lane.follow(self.conn.topic_id(&lane.tp.topic), ctx.kernel.now, history);
+        if lane.queue.is_empty() {
             return;
         }
         if self.config.idempotent && lane.producer.is_none() {
             if !lane.asking {
                 lane.asking = true;
                 let broker = self.conn.any_broker(ctx);
-                let tag = Tag::Id(tp.clone());
+                let tag = Tag::Id(place);
                 self.conn.ask(ctx, broker, ClientRequest::InitProducerId, self.config.request_timeout_ms, tag);
             }
             return;
         }
-        let Some((leader, _)) = self.conn.leader(tp) else {
+        let Some((leader, _)) = self.conn.leader(&lane.tp) else {
             self.conn.want_metadata(ctx);
-            return self.later(ctx, tp);
+            return later(ctx, lane);
         };
+        // Following the topic may have begun it anew.
         let window = if self.config.idempotent && !lane.begun { 1 } else { self.config.in_flight };
         let mut at = 0;
-        while let Some(lane) = self.lanes.get_mut(tp) {
-            if at >= window || at >= lane.queue.len() {
-                break;
-            }
+        while at < window && at < lane.queue.len() {
             let batch = &mut lane.queue[at];
             if batch.in_flight {
                 at += 1;
@@ -233,13 +271,13 @@ impl Producer {
                     lane.sequence = next;
                     batch.bytes = Some(bytes.clone());
                     batch.sent =
-                        note_sent(history, self.conn.id(), tp, self.config.acks, batch, &bytes, ctx.kernel.now);
+                        note_sent(history, self.conn.id(), &lane.tp, self.config.acks, batch, &bytes, ctx.kernel.now);
                     bytes
                 }
             };
             let number = batch.number;
             let timeout_ms = self.config.request_timeout_ms;
-            let body = ClientRequest::Produce { tp: tp.clone(), acks: self.config.acks, timeout_ms, batch: bytes };
+            let body = ClientRequest::Produce { tp: lane.tp.clone(), acks: self.config.acks, timeout_ms, batch: bytes };
             if self.config.acks == 0 {
                 let sent = batch.sent;
                 lane.queue.remove(at);
@@ -250,45 +288,27 @@ impl Producer {
             } else {
                 batch.in_flight = true;
                 // The broker's own timeout comes first, if the broker lives.
-                self.conn.ask(ctx, leader, body, timeout_ms + 500, Tag::Batch(tp.clone(), number));
+                self.conn.ask(ctx, leader, body, timeout_ms + 500, Tag::Batch(place, number));
                 at += 1;
             }
         }
     }
 
-    /// A topic that was deleted and made again knows nothing of our sequences.
-    fn follow_topic(&mut self, now: Micros, tp: &TopicPartition, history: &mut History) {
-        let Some(id) = self.conn.topic_id(&tp.topic) else { return };
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
-        let known = lane.topic.replace(id);
-        if known.is_some_and(|known| known != id) {
-            self.give_up(now, tp, history);
-        }
-    }
-
-    fn later(&mut self, ctx: &mut Ctx<'_>, tp: &TopicPartition) {
-        let pause = 20 + ctx.kernel.streams.workload.below(80);
-        if let Some(lane) = self.lanes.get_mut(tp) {
-            lane.not_before = ctx.kernel.now + pause * 1_000;
-            ctx.timer(pause, Timer { kind: PUMP, key: 0 });
-        }
-    }
-
-    fn on_id(&mut self, ctx: &mut Ctx<'_>, tp: &TopicPartition, end: &End) {
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
+    fn on_id(&mut self, ctx: &mut Ctx<'_>, lane: usize, end: &End) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
         lane.asking = false;
         if let End::Reply(ClientReply::ProducerId(Ok(id))) = end {
             lane.producer = Some(*id);
             lane.sequence = 0;
             lane.begun = false;
         } else {
-            self.later(ctx, tp);
+            later(ctx, lane);
         }
     }
 
-    fn on_produced(&mut self, ctx: &mut Ctx<'_>, tp: &TopicPartition, number: u64, end: &End, history: &mut History) {
+    fn on_produced(&mut self, ctx: &mut Ctx<'_>, lane: usize, number: u64, end: &End, history: &mut History) {
         let now = ctx.kernel.now;
-        let Some(lane) = self.lanes.get_mut(tp) else { return };
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
         let Some(at) = lane.queue.iter().position(|batch| batch.number == number) else { return };
         lane.queue[at].in_flight = false;
         let (error, base) = match end {
@@ -316,12 +336,18 @@ impl Producer {
             _ => false,
         };
         if fatal {
-            ctx.note(|| format!("gives up batch {number} of {tp}: {error:?}"));
-            self.give_up(now, tp, history);
+            ctx.note(|| format!("gives up batch {number} of {}: {error:?}", lane.tp));
+            lane.give_up(now, history);
         }
         self.conn.want_metadata(ctx);
-        self.later(ctx, tp);
+        later(ctx, lane);
     }
+}
+
+fn later(ctx: &mut Ctx<'_>, lane: &mut Lane) {
+    let pause = 20 + ctx.kernel.streams.workload.below(80);
+    lane.not_before = ctx.kernel.now + pause * 1_000;
+    ctx.timer(pause, Timer { kind: PUMP, key: 0 });
 }
 
 fn seal(client: u32, batch: &Batch, producer: Option<(i64, i16)>, sequence: i32, now_ms: u64) -> (Bytes, i32) {

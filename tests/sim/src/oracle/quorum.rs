@@ -58,6 +58,9 @@ impl Quorum {
     /// It says what it must not.
     pub fn see(&mut self, node: NodeId, seen: Seen) -> Result<bool, Violation> {
         let before = self.last.insert(node, seen);
+        if before == Some(seen) {
+            return Ok(false);
+        }
         let broken = |invariant, text: String| Err(Violation { invariant, text });
         if seen.leads {
             let leader = *self.leaders.entry(seen.term).or_insert(node);

@@ -1,5 +1,7 @@
 //! From a broker to what the rules want to know: only what changed since the last event is looked at.
 
+use std::collections::BTreeSet;
+
 use chronik_core::controller::{MetadataState, check_invariants};
 use chronik_model::batch::{BatchHeader, find_batch};
 use chronik_model::{NodeId, Offset};
@@ -19,7 +21,6 @@ const READ: usize = 1 << 20;
 pub(super) struct Quick {
     run: u64,
     partitions: Vec<(Key, Marks)>,
-    keys: Vec<Key>,
 }
 
 fn key_of(partition: PartitionView<'_>) -> Key {
@@ -135,15 +136,16 @@ impl Oracle {
                 self.durable.insert(node);
             }
         }
-        if !broker.partitions().map(key_of).eq(quick.keys.iter().copied()) {
-            let keys: Vec<Key> = broker.partitions().map(key_of).collect();
+        // Most events change no partition, and nearly none which there are.
+        let same = broker.partitions().map(key_of).eq(quick.partitions.iter().map(|(key, _)| *key));
+        if !same {
+            let keys: BTreeSet<Key> = broker.partitions().map(key_of).collect();
             // A quorum that failed within this event may have applied, before that, what nobody could look at.
             if !broker.quorum().failed {
-                for key in quick.keys.iter().filter(|key| !keys.contains(key)) {
+                for (key, _) in quick.partitions.iter().filter(|(key, _)| !keys.contains(key)) {
                     self.logs.vanished(key, node)?;
                 }
             }
-            quick.keys = keys;
         }
         let mut count = 0;
         for (at, partition) in broker.partitions().enumerate() {
