@@ -198,6 +198,17 @@ impl Answer {
     }
 }
 
+/// Whether brokers have the racks of their nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RackFacts {
+    /// All have.
+    pub assigned: bool,
+    /// CamelCase, for the condition.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
 /// Everything that a pass saw.
 #[derive(Clone, Debug)]
 pub struct Observed {

@@ -226,6 +226,10 @@ pub trait Kube: Send + Sync {
     /// Whether claims of the class (None = the default class) can grow. Never fails for want of permission.
     fn expansion(&self, class: Option<&str>) -> impl Future<Output = Result<Expansion, KubeError>> + Send;
 
+    /// A label of a node of Kubernetes; None = it has no such label. May be a minute old. [`KubeError::Forbidden`] where only a Role
+    /// is given.
+    fn node_label(&self, node: &str, label: &str) -> impl Future<Output = Result<Option<String>, KubeError>> + Send;
+
     /// Server-side apply (force, [`FIELD_MANAGER`]). `metadata.uid` and `metadata.resourceVersion`, where set, are
     /// preconditions: [`KubeError::Conflict`] when the object is not that one any more.
     fn apply(&self, key: &Key, object: &Object) -> impl Future<Output = Result<(), KubeError>> + Send;
@@ -386,4 +390,12 @@ pub trait Brokers: Send + Sync {
 
     /// Forgets a broker that will not return.
     fn unregister(&self, at: &BrokerAddress, node: NodeId) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
+    /// Says in which rack a broker is; None = not known any more.
+    fn assign_rack(
+        &self,
+        at: &BrokerAddress,
+        node: NodeId,
+        rack: Option<&str>,
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send;
 }

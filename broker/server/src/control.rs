@@ -16,7 +16,9 @@ pub mod secret;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use chronik_core::controller::{Command, CommandError, CommandResult, MoveLeaders, SetCordon, UnregisterBroker};
+use chronik_core::controller::{
+    Command, CommandError, CommandResult, MoveLeaders, SetBrokerRack, SetCordon, UnregisterBroker,
+};
 use chronik_model::{DirectoryId, ErrorCode, NodeId};
 use tonic::{Request, Response, Status};
 
@@ -225,5 +227,16 @@ impl Rpc for ControlApi {
     async fn unregister(&self, request: Request<proto::UnregisterRequest>) -> Result<Response<proto::Outcome>, Status> {
         self.secret.admit(&request)?;
         Ok(Response::new(self.forget(NodeId(request.into_inner().node_id)).await))
+    }
+
+    async fn assign_rack(
+        &self,
+        request: Request<proto::AssignRackRequest>,
+    ) -> Result<Response<proto::Outcome>, Status> {
+        self.secret.admit(&request)?;
+        let proto::AssignRackRequest { node_id, rack } = request.into_inner();
+        let rack = (!rack.is_empty()).then_some(rack);
+        let result = self.run(SetBrokerRack { node: NodeId(node_id), rack }).await;
+        Ok(Response::new(outcome(result)))
     }
 }

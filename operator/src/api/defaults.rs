@@ -162,6 +162,7 @@ impl Default for ChronikClusterSpec {
             resources: None,
             affinity: None,
             topology_spread_constraints: None,
+            rack: None,
             tolerations: Vec::new(),
             node_selector: Default::default(),
             priority_class_name: None,

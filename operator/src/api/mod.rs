@@ -11,6 +11,7 @@ mod defaults;
 mod gate;
 mod listener;
 mod pod;
+mod rack;
 mod schema;
 mod spec;
 mod status;
@@ -23,6 +24,7 @@ pub use defaults::{DEFAULT_KAFKA_PORT, MAX_REPLICAS, MAX_VOTERS, UNSET_REPLICATI
 pub use gate::Gate;
 pub use listener::{AdvertisedSpec, ListenerSpec, ListenerType};
 pub use pod::{NetworkPolicySpec, PodDisruptionBudgetSpec, PodTemplateSpec, UnhealthyPodEvictionPolicy};
+pub use rack::RackSpec;
 pub use spec::{
     ChronikCluster, ChronikClusterSpec, ImagePullPolicy, RESERVED_SETTINGS, RaftSpec, RebalanceSpec, RolloutPolicy,
     RolloutSpec, ScaleDownPolicy, ScaleDownSpec, UpgradePolicy,

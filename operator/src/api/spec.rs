@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::defaults;
 use super::listener::ListenerSpec;
 use super::pod::{NetworkPolicySpec, PodDisruptionBudgetSpec, PodTemplateSpec};
+use super::rack::RackSpec;
 use super::schema;
 use super::status::ChronikClusterStatus;
 use super::storage::StorageSpec;
@@ -217,6 +218,9 @@ pub struct ChronikClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::spread_constraints")]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// In which rack each broker is, from the node that it runs on: replicas of a partition spread over racks. Absent = brokers have no rack. A change restarts nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rack: Option<RackSpec>,
     /// Taints that brokers tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::tolerations")]

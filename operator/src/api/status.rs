@@ -20,7 +20,7 @@ pub struct ChronikClusterStatus {
     /// Summary for people; derived from the rest.
     #[serde(default)]
     pub phase: Phase,
-    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, Paused.
+    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, Paused; RacksAssigned where spec.rack is given.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -116,6 +116,8 @@ pub enum ConditionType {
     ScaleDownBlocked,
     /// The operator only looks.
     Paused,
+    /// Brokers have the racks that `spec.rack` asks for; absent without it.
+    RacksAssigned,
 }
 
 impl ConditionType {
@@ -128,6 +130,7 @@ impl ConditionType {
         Self::SpecValid,
         Self::ScaleDownBlocked,
         Self::Paused,
+        Self::RacksAssigned,
     ];
 
     /// The name that users see.
@@ -141,6 +144,7 @@ impl ConditionType {
             Self::SpecValid => "SpecValid",
             Self::ScaleDownBlocked => "ScaleDownBlocked",
             Self::Paused => "Paused",
+            Self::RacksAssigned => "RacksAssigned",
         }
     }
 }

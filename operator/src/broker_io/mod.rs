@@ -128,6 +128,11 @@ impl Brokers for BrokerIo {
         let message = pb::UnregisterRequest { node_id: node.0 };
         proto::outcome(self.change(at, message, async |c, r| c.unregister(r).await).await?)
     }
+
+    async fn assign_rack(&self, at: &BrokerAddress, node: NodeId, rack: Option<&str>) -> Result<(), BrokerError> {
+        let message = pb::AssignRackRequest { node_id: node.0, rack: rack.unwrap_or_default().to_owned() };
+        proto::outcome(self.change(at, message, async |c, r| c.assign_rack(r).await).await?)
+    }
 }
 
 fn bearer(token: &str) -> Result<MetadataValue<Ascii>, BrokerError> {

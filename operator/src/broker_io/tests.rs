@@ -94,6 +94,13 @@ impl Service for Fake {
         self.admit(&request)?;
         Err(Status::unimplemented("not in this version"))
     }
+
+    async fn assign_rack(&self, request: Request<pb::AssignRackRequest>) -> Result<Response<pb::Outcome>, Status> {
+        self.admit(&request)?;
+        let message = request.into_inner();
+        let said = format!("{} is in '{}'", message.node_id, message.rack);
+        Ok(Response::new(pb::Outcome { outcome: Some(pb::outcome::Outcome::Refused(said)) }))
+    }
 }
 
 async fn serve(fake: Fake, address: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
@@ -153,6 +160,9 @@ async fn outcomes_are_told_apart() {
         assert_eq!(brokers.change_quorum(&at, change).await.unwrap_err(), BrokerError::Refused(said.into()));
     }
     assert!(matches!(brokers.unregister(&at, NodeId(1)).await.unwrap_err(), BrokerError::Refused(_)));
+    for (rack, said) in [(Some("a"), "4 is in 'a'"), (None, "4 is in ''")] {
+        assert_eq!(brokers.assign_rack(&at, NodeId(4), rack).await.unwrap_err(), BrokerError::Refused(said.into()));
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! **Nothing that a pass reads is cached.** The controller's watches only say *when* to look; what is decided upon is read
 //! from the API server at that moment, by label, nine small lists at once. A stale cache can therefore not make the operator
 //! draw a secret anew or shrink a StatefulSet that it has just shrunk. What may still change between read and write is
-//! guarded by preconditions (uid, resourceVersion) in the write itself.
+//! guarded by preconditions (uid, resourceVersion) in the write itself. The exception are labels of nodes ([`nodes`]).
 //!
 //! Every call is bounded in time; every write asks the [`Fence`] first, so that an operator that has lost its Lease begins
 //! none. Writes are server-side applied with one field manager, or carry the object's uid.
@@ -28,12 +28,13 @@
 //! | events.k8s.io | events | create patch |
 //!
 //! In its own namespace: coordination.k8s.io leases get create update. For the whole cluster, and only if permitted:
-//! storage.k8s.io storageclasses get list (without it, whether disks can grow is found out by trying). `crds apply` needs
-//! apiextensions.k8s.io customresourcedefinitions get create patch.
+//! storage.k8s.io storageclasses get list (without it, whether disks can grow is found out by trying) and (core) nodes get (without
+//! it, `rack.topologyKey` has no effect). `crds apply` needs apiextensions.k8s.io customresourcedefinitions get create patch.
 
 pub mod crds;
 mod errors;
 pub mod events;
+mod nodes;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -41,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{
@@ -79,6 +80,7 @@ pub struct KubeIo {
     fence: Fence,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
+    nodes: Arc<nodes::Answers>,
     patience: Duration,
 }
 
@@ -92,7 +94,7 @@ impl KubeIo {
     /// `patience`: how long a call may take. `instance`: who is named in events.
     pub fn new(client: Client, fence: Fence, metrics: Arc<Metrics>, instance: &str, patience: Duration) -> Self {
         let recorder = Arc::new(Recorder::new(client.clone(), instance));
-        Self { client, fence, metrics, recorder, patience }
+        Self { client, fence, metrics, recorder, nodes: Arc::default(), patience }
     }
 
     async fn read<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, KubeError> {
@@ -215,6 +217,17 @@ impl Kube for KubeIo {
             Ok(None) | Err(KubeError::Forbidden(_)) => Ok(Expansion::Unknown),
             Err(error) => Err(error),
         }
+    }
+
+    async fn node_label(&self, node: &str, label: &str) -> Result<Option<String>, KubeError> {
+        if let Some(answer) = self.nodes.get(node, label, Instant::now()) {
+            return answer;
+        }
+        let api: Api<Node> = Api::all(self.client.clone());
+        let found = self.read(api.get_metadata(node)).await;
+        let answer = found.map(|found| found.metadata.labels.and_then(|mut labels| labels.remove(label)));
+        self.nodes.keep(node, label, Instant::now(), &answer);
+        answer
     }
 
     async fn apply(&self, key: &Key, object: &Object) -> Result<(), KubeError> {

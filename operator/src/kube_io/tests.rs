@@ -93,6 +93,28 @@ async fn an_operator_that_no_longer_leads_writes_nothing() {
 }
 
 #[tokio::test]
+async fn the_label_of_a_node_is_asked_for_once_a_minute_and_only_its_metadata() {
+    let node = json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": { "name": "n1", "labels": { "topology.kubernetes.io/zone": "a" } },
+    });
+    let forbidden = failure(403, "nodes \"n2\" is forbidden");
+    let (kube, server) = kube(&[(200, node), forbidden, failure(500, "later")], Fence::open()).await;
+    for _ in 0..3 {
+        assert_eq!(kube.node_label("n1", "topology.kubernetes.io/zone").await, Ok(Some("a".to_owned())));
+    }
+    assert_eq!(server.seen.lock().len(), 1);
+    assert_eq!(server.seen.lock()[0].uri.split('?').next(), Some("/api/v1/nodes/n1"));
+    for _ in 0..3 {
+        let error = kube.node_label("n2", "topology.kubernetes.io/zone").await.unwrap_err();
+        assert!(matches!(error, KubeError::Forbidden(_)), "{error}");
+    }
+    assert_eq!(server.seen.lock().len(), 2, "what is forbidden is not asked again and again");
+    assert!(matches!(kube.node_label("n3", "z").await, Err(KubeError::Unavailable(_))));
+    assert_eq!(kube.node_label("n3", "z").await, Ok(None), "what failed is asked again");
+}
+
+#[tokio::test]
 async fn a_delete_names_the_object_it_means() {
     let (kube, server) =
         kube(&[failure(409, "the UID in the precondition differs"), failure(404, "gone")], Fence::open()).await;

@@ -166,7 +166,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         }
     }
 
-    fn leader_address(&self, view: &View) -> Option<BrokerAddress> {
+    pub(super) fn leader_address(&self, view: &View) -> Option<BrokerAddress> {
         let (leader, _) = view.leader()?;
         let name = leader.pod(&self.key.name);
         let pod = self.observed.children.pods.iter().find(|p| p.metadata.name.as_ref() == Some(&name))?;

@@ -10,6 +10,7 @@ mod act;
 mod children;
 mod identity;
 mod observe;
+mod racks;
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::api::{
 };
 use crate::build;
 use crate::mutant;
-use crate::observed::Observed;
+use crate::observed::{Observed, RackFacts};
 use crate::plan::{self, Doing, Hold, Plan, Step, View, Wanted};
 use crate::ports::{Brokers, Event, Expansion, Key, Kube, KubeError, RebalanceLimits};
 use crate::quantity;
@@ -104,6 +105,7 @@ struct Pass<'a, K: Kube, B: Brokers> {
     /// Identity, founders, retired disks, rebalancing as they shall be.
     status: ChronikClusterStatus,
     token: crate::ports::Token,
+    racks: Option<RackFacts>,
     writes: u32,
     broker_calls: u32,
 }
@@ -136,6 +138,7 @@ pub async fn reconcile(
         status: written.clone(),
         written,
         token,
+        racks: None,
         observed: Observed { cluster, children, brokers: Default::default(), expansion: Expansion::Unknown },
         writes: 0,
         broker_calls: 0,
@@ -173,6 +176,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             }
             (view, wanted) = self.look(now);
         }
+        self.racks = self.assign_racks(&view).await;
         let mut plan = plan::plan(&wanted, &view);
         if matches!(plan.step, Step::GrowClaim { .. })
             && let Err(error) = self.grow(&plan.step).await
@@ -298,6 +302,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             doing: plan.doing.as_ref(),
             waiting: &plan.waiting,
             advertised: &advertised,
+            racks: self.racks.as_ref(),
         };
         let mut last = self.status.clone();
         last.operation.clone_from(&self.written.operation);
@@ -331,6 +336,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             let event = Event { warning: false, reason, action: format!("{:?}", doing.kind), note: note.clone() };
             self.kube.publish(cluster, &event).await;
         }
+        self.tell_of_racks().await;
         let before = cluster.status.as_ref().and_then(|s| s.operation.as_ref());
         for blocked in status.operation.iter().flat_map(|op| &op.blocked_by) {
             let known = before.is_some_and(|op| op.blocked_by.iter().any(|b| b.gate == blocked.gate));

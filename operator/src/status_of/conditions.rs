@@ -62,6 +62,17 @@ pub(super) fn fill(
                     no("NotPaused", "")
                 }
             }
+            ConditionType::RacksAssigned => match (&input.spec.rack, input.racks) {
+                (None, _) => continue,
+                (Some(_), Some(facts)) => {
+                    Verdict { holds: facts.assigned, reason: facts.reason, message: facts.message.clone() }
+                }
+                // Nobody could tell in this pass: it is as it was.
+                (Some(_), None) => {
+                    conditions.extend(last.conditions.iter().find(|c| c.type_ == kind.as_str()).cloned());
+                    continue;
+                }
+            },
         };
         let value = if verdict.holds { "True" } else { "False" };
         let before = last.conditions.iter().find(|c| c.type_ == kind.as_str() && c.status == value);

@@ -17,7 +17,7 @@ use crate::api::{
 };
 use crate::build::{Advertised, names};
 use crate::mutant;
-use crate::observed::{ClusterFacts, NodeId};
+use crate::observed::{ClusterFacts, NodeId, RackFacts};
 use crate::plan::{Doing, View, Wanted};
 
 /// What a status is made of.
@@ -41,6 +41,8 @@ pub struct Input<'a> {
     pub waiting: &'a [Doing],
     /// What clients from outside are told.
     pub advertised: &'a BTreeMap<NodeId, Vec<Advertised>>,
+    /// How the brokers' racks are; None = it was not looked at.
+    pub racks: Option<&'a RackFacts>,
 }
 
 /// The new status. `last` has identity, founders, retired disks and rebalancing as they shall be; the rest is made anew.

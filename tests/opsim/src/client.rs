@@ -201,6 +201,10 @@ impl Kube for Client {
         .await
     }
 
+    async fn node_label(&self, _node: &str, _label: &str) -> Result<Option<String>, KubeError> {
+        self.kube(false, |_| Err(KubeError::NotFound("there are no nodes here".into()))).await
+    }
+
     async fn apply(&self, _key: &Key, object: &Object) -> Result<(), KubeError> {
         self.kube(true, |world| {
             world.judge_apply(self.operator, object);
@@ -363,6 +367,17 @@ impl Brokers for Client {
             world.judge_unregister(self.operator, node.0);
             let result = world.brokers.unregister(world.now, id, node.0);
             world.tell("operator", format_args!("{} unregisters {node}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn assign_rack(&self, at: &BrokerAddress, node: NodeId, rack: Option<&str>) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_paused(self.operator, "assigns a rack");
+            let result = world.brokers.assign_rack(world.now, id, node.0, rack.unwrap_or_default());
+            world.tell("operator", format_args!("{} assigns rack {rack:?} to {node}: {result:?}", self.operator));
             world.count_call(self.operator, true);
             result.map(drop)
         })

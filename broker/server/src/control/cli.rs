@@ -70,6 +70,8 @@ enum Question {
     Transfer { node: Option<i32> },
     /// Forget a broker that will not return and holds no replicas
     Unregister { node: i32 },
+    /// Say in which rack a broker is that is not configured with one; without a rack, that it is not known
+    AssignRack { node: i32, rack: Option<String> },
 }
 
 type Client = ControlClient<InterceptedService<Channel, Bearer>>;
@@ -177,6 +179,10 @@ async fn ask(mut client: Client, question: Question) -> Result<End, Status> {
         }
         Question::Unregister { node } => {
             show(&client.unregister(proto::UnregisterRequest { node_id: node }).await?, outcome)
+        }
+        Question::AssignRack { node, rack } => {
+            let request = proto::AssignRackRequest { node_id: node, rack: rack.unwrap_or_default() };
+            show(&client.assign_rack(request).await?, outcome)
         }
     }
 }

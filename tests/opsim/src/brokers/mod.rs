@@ -39,6 +39,8 @@ pub struct Registration {
     pub fenced: bool,
     /// Gets no replicas.
     pub cordoned: bool,
+    /// As it was assigned; empty = none.
+    pub rack: String,
     /// Of its data directory.
     pub directory: String,
     /// Of the run of its process.
