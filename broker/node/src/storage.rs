@@ -4,6 +4,9 @@
 //! directory of another topic id is moved aside, never used and never deleted on a mere absence: only a committed
 //! deletion of exactly that topic id, or a committed assignment of it without this broker, removes records.
 //!
+//! A removed log is renamed first, durably, and is then nobody's: deleting its files may take long, is left to others than the
+//! thread that follows the metadata, and is done again by the next start when it was interrupted.
+//!
 //! The owner of the partitions reads the [`Checkpoints`] once, before it opens the first log, and writes them from time
 //! to time and after the logs are settled at the end.
 
@@ -187,33 +190,85 @@ fn set_aside(log_dir: &LogDir, dir: &str, found: Option<TopicId>) -> io::Result<
     disk.sync_dir(chronik_log::disk::parent(dir))
 }
 
-/// Removes the log of a partition whose deletion, or removal from this broker, is committed, if what lies there belongs to that topic.
+/// Ends the names of directories whose deletion is committed; no partition index ends like this.
+const REMOVED: &str = ".removed";
+
+/// The directory of a removed log: nobody finds the partition by it any more. To be deleted by [`Doomed::unlink`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Doomed(String);
+
+impl Doomed {
+    /// Deletes it from the disk, which takes long if it is large. One that is gone is fine.
+    ///
+    /// # Errors
+    /// The disk failed, and the directory is offline.
+    pub fn unlink(&self, log_dir: &LogDir) -> Result<(), LogError> {
+        match log_dir.disk().remove_dir(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(log_dir.fail("delete", &self.0, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Takes away the log of a partition whose deletion, or removal from this broker, is committed, if what lies there belongs to that
+/// topic. Quick, and durable: what is left to do is [`Doomed::unlink`], by whoever has the time.
+///
+/// # Errors
+/// The disk failed, and the directory is offline.
+pub fn doom(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Result<Option<Doomed>, LogError> {
+    let dir = partition_dir(tp);
+    let disk = log_dir.disk();
+    let act = || -> io::Result<Option<Doomed>> {
+        if !disk.exists(&dir)? || stored(log_dir, &dir)?.is_none_or(|(id, _)| id != topic_id) {
+            return Ok(None);
+        }
+        // Earlier lives of the same name may still be waiting.
+        let mut doomed = format!("{dir}.0{REMOVED}");
+        for life in 1_u64.. {
+            if !disk.exists(&doomed)? {
+                break;
+            }
+            doomed = format!("{dir}.{life}{REMOVED}");
+        }
+        disk.rename(&dir, &doomed)?;
+        disk.sync_dir(chronik_log::disk::parent(&dir))?;
+        Ok(Some(Doomed(doomed)))
+    };
+    act().map_err(|error| log_dir.fail("remove", &dir, error))
+}
+
+/// What an earlier run had no time to delete.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn doomed(log_dir: &LogDir) -> Result<Vec<Doomed>, LogError> {
+    let list = || -> io::Result<Vec<Doomed>> {
+        if !log_dir.disk().exists("data")? {
+            return Ok(Vec::new());
+        }
+        let found = log_dir.disk().list("data")?.into_iter();
+        let found = found.filter(|entry| entry.is_dir && entry.name.ends_with(REMOVED));
+        Ok(found.map(|entry| Doomed(format!("data/{}", entry.name))).collect())
+    };
+    list().map_err(|source| LogError::Io { operation: "list", path: "data".to_owned(), source })
+}
+
+/// [`doom`] and [`Doomed::unlink`] in one, for who may wait.
 ///
 /// # Errors
 /// The disk failed, and the directory is offline.
 pub fn remove(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Result<(), LogError> {
-    let dir = partition_dir(tp);
-    let disk = log_dir.disk();
-    let act = || -> io::Result<()> {
-        if !disk.exists(&dir)? || stored(log_dir, &dir)?.is_none_or(|(id, _)| id != topic_id) {
-            return Ok(());
-        }
-        let doomed = format!("{dir}.deleted");
-        if disk.exists(&doomed)? {
-            disk.remove_dir(&doomed)?;
-        }
-        disk.rename(&dir, &doomed)?;
-        disk.sync_dir(chronik_log::disk::parent(&dir))?;
-        disk.remove_dir(&doomed)
-    };
-    act().map_err(|error| log_dir.fail("delete", &dir, error))
+    match doom(log_dir, tp, topic_id)? {
+        Some(doomed) => doomed.unlink(log_dir),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use chronik_log::AppendOrigin;
-    use chronik_log::disk::MemDisk;
+    use chronik_log::disk::{Disk as _, MemDisk};
     use chronik_model::LeaderEpoch;
     use chronik_model::batch::BatchBuilder;
 
@@ -295,5 +350,37 @@ mod tests {
         let (log_dir, _, _) = open_again(&disk, topic, 1_000);
         assert_eq!(others(&log_dir, |_| false).unwrap(), [(tp.clone(), topic)]);
         assert_eq!(others(&log_dir, |other| *other == tp).unwrap(), []);
+    }
+
+    #[test]
+    fn a_removed_log_is_gone_at_once_its_files_later_and_what_a_crash_left_is_found() {
+        let (disk, tp, topic) = (MemDisk::new(), TopicPartition::new("t", 0), TopicId::from_u128(1));
+        let life = |wall_ms| {
+            let (log_dir, mut log, _) = open_again(&disk, topic, wall_ms);
+            log.append_as_leader(&[record()], LeaderEpoch(0), wall_ms, AppendOrigin::Client).unwrap();
+            (log_dir, log)
+        };
+        let (log_dir, _log) = life(1_000);
+        assert_eq!(doom(&log_dir, &tp, TopicId::from_u128(2)).unwrap(), None, "of another topic");
+        let first = doom(&log_dir, &tp, topic).unwrap().expect("it was there");
+        assert_eq!(doom(&log_dir, &tp, topic).unwrap(), None);
+        let names = || disk.list("data").unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!(names(), ["t-0.0.removed"]);
+        // Moved back and away again before anybody had the time to delete the first one.
+        let (log_dir, _log) = life(2_000);
+        let second = doom(&log_dir, &tp, topic).unwrap().expect("it was there");
+        assert_ne!(first, second);
+        disk.crash(7);
+        let log_dir = {
+            drop(log_dir);
+            LogDir::new(Arc::new(disk.clone()))
+        };
+        assert_eq!(others(&log_dir, |_| false).unwrap(), [], "the rename was durable");
+        assert_eq!(doomed(&log_dir).unwrap(), [first.clone(), second.clone()]);
+        for doomed in [&first, &second, &second] {
+            doomed.unlink(&log_dir).unwrap();
+        }
+        assert_eq!(names(), [""; 0]);
+        assert_eq!(doomed(&log_dir).unwrap(), []);
     }
 }

@@ -15,8 +15,8 @@ use chronik_model::{NodeId, RaftIndex, mutant};
 
 use super::{Host, Now, ProposeAnswer, Quorum, STOOD_STILL_MS, Waiter, decode_image};
 
-fn not_understood(index: RaftIndex, problem: String) -> StorageFailed {
-    StorageFailed { action: "reading", path: format!("the metadata at {index}"), cause: problem, full: false }
+fn not_understood(what: &str, index: RaftIndex, problem: String) -> StorageFailed {
+    StorageFailed { action: "reading", path: format!("the metadata {what} at {index}"), cause: problem, full: false }
 }
 
 impl<D: Disk + Clone, H: Host> Quorum<D, H> {
@@ -31,7 +31,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
                 if theirs < ours {
                     // It never falls: whoever made this image did not understand what is in force.
                     let problem = format!("it is of metadata version {theirs}, and {ours} is in force here");
-                    return Err(not_understood(index, problem));
+                    return Err(not_understood("snapshot", index, problem));
                 }
                 tracing::info!(%index, "metadata replaced by a snapshot");
                 if !mutant!(InstallKeepsState) {
@@ -41,7 +41,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
             // The image passed its checksums, so only a newer version can have written it.
             Err(problem) => {
                 tracing::error!(%index, %problem, "a metadata snapshot cannot be read: this broker must be upgraded");
-                return Err(not_understood(index, problem));
+                return Err(not_understood("snapshot", index, problem));
             }
         }
         self.applied = index;
@@ -93,7 +93,7 @@ impl<D: Disk + Clone, H: Host> Quorum<D, H> {
                 };
                 if let Some(problem) = too_new {
                     tracing::error!(%index, %problem, "this broker stops applying metadata");
-                    return Err(not_understood(index, problem));
+                    return Err(not_understood("command", index, problem));
                 }
                 self.commands_applied += 1;
                 tracing::debug!(%index, %term, result = ?applied.result, changes = applied.changes.len(), "applied");

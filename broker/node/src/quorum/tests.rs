@@ -1,5 +1,7 @@
 //! Whole quorums in one thread: virtual time, disks and a network in memory.
 
+mod versions;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chronik_consensus::{Config, Membership, MembershipChange, Start};

@@ -1,6 +1,6 @@
 //! What happens by the clock: ticks of leaders, checkpoints, retention; the committer's thread; the end.
 //!
-//! One task and, with durable acks, one thread, both started once by [`ReplicaManager::start`]. Disk work of the task
+//! One task, the thread of [`super::reaper`] and, with durable acks, one more, all started once by [`ReplicaManager::start`]. Disk work of the task
 //! runs on the blocking pool.
 
 use std::sync::Arc;
@@ -19,8 +19,9 @@ impl ReplicaManager {
     /// Starts the periodic work; call it once.
     ///
     /// # Errors
-    /// The committer's thread cannot be started.
+    /// A thread cannot be started.
     pub fn start(self: &Arc<Self>) -> std::io::Result<()> {
+        self.reaper.start(&self.log_dir)?;
         if let Some(committer) = &self.committer {
             let (manager, committer) = (Arc::downgrade(self), Arc::clone(committer));
             let work = Arc::clone(&self.committer_work);

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::fetcher::Fetchers;
 use super::meta::MetaClient;
 use super::partition::Partition;
+use super::reaper::Reaper;
 use super::throttle::Throttles;
 use super::{Groups, ReplicationConfig, mono_ms, wall_ms};
 
@@ -54,6 +55,7 @@ pub struct ReplicaManager {
     pub(super) throttles: Throttles,
     pub(super) committer: Option<Arc<Committer>>,
     pub(super) committer_work: Arc<(Mutex<bool>, Condvar)>,
+    pub(super) reaper: Reaper,
     groups: OnceLock<Weak<Groups>>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) runtime: tokio::runtime::Handle,
@@ -97,6 +99,7 @@ impl ReplicaManager {
             throttles: Throttles::default(),
             committer,
             committer_work: Arc::default(),
+            reaper: Reaper::default(),
             groups: OnceLock::new(),
             stop: watch::Sender::new(false),
             runtime: tokio::runtime::Handle::current(),
@@ -198,10 +201,8 @@ impl ReplicaManager {
                 partition.is_some_and(|partition| !partition.replicas.contains(&self.meta.node()))
             };
             if moved {
-                match storage::remove(&self.log_dir, &tp, topic_id) {
-                    Ok(()) => tracing::info!(partition = %tp, "replica removed, which was moved away"),
-                    Err(error) => tracing::error!(partition = %tp, %error, "removed partition not deleted from disk"),
-                }
+                self.doom(&tp, topic_id);
+                tracing::info!(partition = %tp, "replica removed, which was moved away");
             }
         }
     }
@@ -240,12 +241,7 @@ impl ReplicaManager {
             let index = PartitionIndex(index);
             match self.partition_by_id(id, index) {
                 Some(partition) => self.remove(&partition),
-                None => {
-                    let tp = TopicPartition::new(name.clone(), index);
-                    if let Err(error) = storage::remove(&self.log_dir, &tp, id) {
-                        tracing::error!(partition = %tp, %error, "deleted partition not removed from disk");
-                    }
-                }
+                None => self.doom(&TopicPartition::new(name.clone(), index), id),
             }
         }
     }
@@ -263,10 +259,17 @@ impl ReplicaManager {
             committer.forget(&partition.tp);
         }
         self.tell_groups(partition);
-        if let Err(error) = storage::remove(&self.log_dir, &partition.tp, partition.topic_id) {
-            tracing::error!(partition = %partition.tp, %error, "removed partition not deleted from disk");
-        }
+        self.doom(&partition.tp, partition.topic_id);
         tracing::info!(partition = %partition.tp, "replica removed");
+    }
+
+    /// Takes the files of a partition away; they are deleted when there is time.
+    fn doom(&self, tp: &TopicPartition, topic_id: TopicId) {
+        match storage::doom(&self.log_dir, tp, topic_id) {
+            Ok(Some(doomed)) => self.reaper.put(doomed),
+            Ok(None) => {}
+            Err(error) => tracing::error!(partition = %tp, %error, "removed partition not taken from the disk"),
+        }
     }
 
     /// Brings one partition in line with the committed state.

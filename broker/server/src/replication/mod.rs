@@ -19,6 +19,7 @@ pub mod meta;
 mod partition;
 mod pauses;
 mod read;
+mod reaper;
 mod status;
 mod throttle;
 pub mod waiters;

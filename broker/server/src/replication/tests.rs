@@ -2,6 +2,7 @@
 
 mod cluster;
 mod refusals;
+mod removal;
 mod shutdown;
 mod slow_disk;
 

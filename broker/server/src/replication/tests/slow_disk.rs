@@ -8,11 +8,14 @@ use bytes::Bytes;
 use chronik_log::disk::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, FileRef, LockError, RealDisk};
 use parking_lot::{Condvar, Mutex};
 
-/// While it is closed, syncs of segments wait.
+/// While it is closed, syncs of segments wait, or deletions of directories.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
+    /// A failed test does not open it.
+    pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
     pub(super) fn close(&self) {
         *self.0.0.lock() = true;
     }
@@ -25,8 +28,7 @@ impl Gate {
     fn pass(&self) {
         let mut closed = self.0.0.lock();
         while *closed {
-            // A failed test does not open it.
-            if self.0.1.wait_for(&mut closed, Duration::from_secs(10)).timed_out() {
+            if self.0.1.wait_for(&mut closed, Self::PATIENCE).timed_out() {
                 return;
             }
         }
@@ -38,6 +40,7 @@ impl Gate {
 pub(super) struct SlowDisk {
     disk: RealDisk,
     gate: Gate,
+    deletions: Gate,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,12 @@ struct SlowFile {
 
 impl SlowDisk {
     pub(super) fn new(root: &std::path::Path, gate: &Gate) -> Self {
-        Self { disk: RealDisk::open(root).unwrap(), gate: gate.clone() }
+        Self { disk: RealDisk::open(root).unwrap(), gate: gate.clone(), deletions: Gate::default() }
+    }
+
+    /// One on which deletions of directories wait.
+    pub(super) fn slow_to_delete(root: &std::path::Path, gate: &Gate) -> Self {
+        Self { disk: RealDisk::open(root).unwrap(), gate: Gate::default(), deletions: gate.clone() }
     }
 
     fn wrap(&self, path: &str, file: FileRef) -> FileRef {
@@ -111,6 +119,7 @@ impl Disk for SlowDisk {
         self.disk.remove_file(path)
     }
     fn remove_dir(&self, path: &str) -> io::Result<()> {
+        self.deletions.pass();
         self.disk.remove_dir(path)
     }
     fn sync_all(&self) -> io::Result<()> {
