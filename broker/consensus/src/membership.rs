@@ -43,6 +43,16 @@ impl<D: Disk + Clone> Replica<D> {
         self.append(entry).ok_or(MembershipError::Dropped)
     }
 
+    /// The members that have nearly the whole log and answer, without this replica; empty unless it leads.
+    #[must_use]
+    pub fn caught_up(&self) -> Vec<NodeId> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let members = self.membership.voters.iter().chain(&self.membership.learners).copied();
+        members.filter(|node| *node != self.config.node && self.is_caught_up(*node)).collect()
+    }
+
     fn is_voter(&self, node: NodeId) -> bool {
         self.membership.voters.contains(&node)
     }

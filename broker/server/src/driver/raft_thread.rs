@@ -14,6 +14,7 @@ use std::time::Duration;
 use chronik_consensus::Replica;
 use chronik_core::controller::Liveness;
 use chronik_log::disk::Disk;
+use chronik_model::NodeId;
 use chronik_node::quorum::{self, Now, Parts, Quorum};
 
 use super::Shared;
@@ -26,7 +27,7 @@ use crate::peer::transport::{PeerEvent, Transport};
 const BATCH: usize = 1024;
 /// Longest wait, of a quorum that has stopped and wants no more turns.
 const LONGEST_MS: u64 = 3_600_000;
-/// Least time between two published accounts of the replica.
+/// Least time between two published accounts of the replica that say the same of roles and members.
 const STATUS_MS: u64 = 50;
 
 /// The thread's state.
@@ -34,7 +35,26 @@ pub struct RaftThread<D: Disk + Clone> {
     quorum: Quorum<D, ServerHost>,
     host: ServerHost,
     inputs: Inputs,
+    pace: Pace,
+}
+
+/// When an account of the replica is published: some times per second, and at once when somebody may wait for what is new.
+#[derive(Debug, Default)]
+struct Pace {
     published_ms: u64,
+    caught_up: Vec<NodeId>,
+}
+
+impl Pace {
+    /// Whether to publish now. `urgent`: another role, term or members; `caught_up`: who has caught up now, which decides
+    /// whether a promotion, demotion or restart may go on.
+    fn is_due(&mut self, time_ms: u64, urgent: bool, caught_up: Vec<NodeId>) -> bool {
+        let due = urgent || caught_up != self.caught_up || time_ms >= self.published_ms + STATUS_MS;
+        if due {
+            (self.published_ms, self.caught_up) = (time_ms, caught_up);
+        }
+        due
+    }
 }
 
 impl<D: Disk + Clone> std::fmt::Debug for RaftThread<D> {
@@ -66,7 +86,7 @@ impl<D: Disk + Clone> RaftThread<D> {
         };
         let mut host = ServerHost::new(shared, transport);
         let quorum = Quorum::new(parts, &mut host, now());
-        Self { quorum, host, inputs, published_ms: 0 }
+        Self { quorum, host, inputs, pace: Pace::default() }
     }
 
     /// Runs on the calling thread until [`Input::Stop`].
@@ -153,15 +173,34 @@ impl<D: Disk + Clone> RaftThread<D> {
 
     fn publish(&mut self) {
         let time = mono_ms();
-        if !std::mem::take(&mut self.host.publish_now) && time < self.published_ms + STATUS_MS {
+        let urgent = std::mem::take(&mut self.host.publish_now);
+        if !self.pace.is_due(time, urgent, self.quorum.replica().caught_up()) {
             return;
         }
-        self.published_ms = time;
         let counters = &self.host.shared.counters;
         let (waiting, oldest) = self.quorum.waiting();
         counters.entries_applied.store(self.quorum.commands_applied(), Ordering::Relaxed);
         counters.pending_proposals.store(waiting as u64, Ordering::Relaxed);
         counters.oldest_proposal_ms.store(oldest.unwrap_or(0), Ordering::Relaxed);
         self.host.shared.status.store(Some(Arc::new(self.quorum.status())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_published_at_once_when_a_member_has_caught_up_or_no_longer() {
+        let mut pace = Pace::default();
+        let (one, both) = (vec![NodeId(2)], vec![NodeId(2), NodeId(3)]);
+        assert!(pace.is_due(1_000, true, Vec::new()), "the role changed");
+        assert!(!pace.is_due(1_001, false, Vec::new()));
+        assert!(pace.is_due(1_002, false, one.clone()));
+        assert!(!pace.is_due(1_003, false, one.clone()));
+        assert!(pace.is_due(1_004, false, both.clone()));
+        assert!(pace.is_due(1_005, false, one.clone()), "it fell silent");
+        assert!(!pace.is_due(1_004 + STATUS_MS, false, one.clone()));
+        assert!(pace.is_due(1_005 + STATUS_MS, false, one), "some times per second in any case");
     }
 }
