@@ -84,7 +84,7 @@ pub struct DirEntry {
 /// Space on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSpace {
-    /// Bytes of the whole filesystem.
+    /// Bytes that are used, by whomever, and bytes that may still be written; what the filesystem keeps for root is no part of it.
     pub total: u64,
     /// Bytes that may still be written.
     pub free: u64,

@@ -214,10 +214,7 @@ impl Disk for RealDisk {
 
     fn space(&self) -> io::Result<DiskSpace> {
         let stat = rustix::fs::statvfs(&self.root.path)?;
-        Ok(DiskSpace {
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        })
+        Ok(space_of(stat.f_frsize, stat.f_blocks, stat.f_bfree, stat.f_bavail))
     }
 
     fn lock(&self, path: &str) -> Result<DiskLock, LockError> {
@@ -238,6 +235,12 @@ impl Disk for RealDisk {
         file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
         Ok(DiskLock::new(file))
     }
+}
+
+/// Blocks that only root may use are neither used nor free: a disk is full when nothing is left for us.
+fn space_of(block: u64, blocks: u64, free: u64, available: u64) -> DiskSpace {
+    let used = blocks.saturating_sub(free);
+    DiskSpace { total: used.saturating_add(available).saturating_mul(block), free: available.saturating_mul(block) }
 }
 
 #[cfg(test)]
@@ -280,5 +283,14 @@ mod tests {
         // Opened by name each time, it would be another directory now, and errors of the past would not be told.
         fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
         disk.sync_all().unwrap();
+    }
+
+    #[test]
+    fn what_is_reserved_for_root_counts_neither_as_used_nor_as_ours() {
+        // As ext4 does it: 5 of 100 blocks are reserved, 20 are used.
+        let space = space_of(4096, 100, 80, 75);
+        assert_eq!((space.total - space.free, space.free), (20 * 4096, 75 * 4096));
+        let full = space_of(4096, 100, 5, 0);
+        assert_eq!((full.total - full.free, full.free), (full.total, 0), "full is full");
     }
 }

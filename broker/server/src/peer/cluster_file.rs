@@ -89,6 +89,17 @@ impl ClusterFile {
         Self::parse(&text, default_port).map_err(|problem| ClusterFileError { file, problem })
     }
 
+    /// Only the retired data directories, whatever else the file says.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says something of them that is not understood.
+    pub fn read_retired(path: &Path) -> Result<BTreeSet<DirectoryId>, ClusterFileError> {
+        let failed = |problem: String| ClusterFileError { file: path.display().to_string(), problem };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+        let list: Retired = serde_yaml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        retired(&list.retired).map_err(failed)
+    }
+
     fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let document: Document = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let id = |id: i32, field: &str| {
@@ -111,20 +122,30 @@ impl ClusterFile {
             }
             peers.push((node, address));
         }
-        let retired = document.retired.iter().map(|id| {
-            let accepted = "as meta.properties and the control service show them";
-            id.parse().map_err(|_| format!("retired: '{id}' is not a directory id; accepted: ids {accepted}"))
-        });
         let voters = document.bootstrap_voters.iter().map(|v| id(*v, "bootstrapVoters"));
         Ok(Self {
             cluster_id: document.cluster_id.filter(|id| !id.is_empty()).map(ClusterId::from),
             bootstrap_voters: voters.collect::<Result<_, _>>()?,
             join: document.join,
-            retired: retired.collect::<Result<_, _>>()?,
+            retired: retired(&document.retired)?,
             peers,
             listeners,
         })
     }
+}
+
+#[derive(Deserialize)]
+struct Retired {
+    #[serde(default)]
+    retired: Vec<String>,
+}
+
+fn retired(ids: &[String]) -> Result<BTreeSet<DirectoryId>, String> {
+    let accepted = "as meta.properties and the control service show them";
+    let id = |id: &String| {
+        id.parse().map_err(|_| format!("retired: '{id}' is not a directory id; accepted: ids {accepted}"))
+    };
+    ids.iter().map(id).collect()
 }
 
 fn listener(listener: &Listener, peer: &PeerAddress) -> Result<ExtraListener, String> {

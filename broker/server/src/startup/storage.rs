@@ -86,14 +86,25 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
         DiscoverySource::File(file) => Some(ClusterFile::read(file, config.listeners.raft_port)),
         _ => None,
     };
-    let retired = file.as_ref().and_then(|file| file.as_ref().ok()).map(|file| file.retired.clone());
-    let begins_anew = retired::move_aside(&log_dir, &retired.unwrap_or_default()).map_err(log)?;
+    // Without the list nobody knows whether the cluster has given this disk up, and whoever goes on all the same lives a life
+    // that is over. It is mounted together with the process: better to wait for a file that can be read.
+    let retired = match (&config.peers.source, &file) {
+        (DiscoverySource::File(_), Some(Ok(file))) => file.retired.clone(),
+        (DiscoverySource::File(path), Some(Err(_))) => ClusterFile::read_retired(path).inspect_err(|problem| {
+            tracing::error!(%problem, "whether this disk was retired cannot be known: not starting on it");
+        })?,
+        _ => BTreeSet::new(),
+    };
+    let begins_anew = retired::move_aside(&log_dir, &retired).map_err(log)?;
     let identity = log_dir.identity().map_err(log)?;
     let configured = |file: Option<&ClusterFile>| {
         config.cluster_id.clone().or_else(|| file.and_then(|file| file.cluster_id.clone()))
     };
     if let Some(found) = identity {
-        // A restart does not depend on the mounted file; what is readable must agree.
+        // A restart depends on nothing else of the mounted file; what is readable must agree.
+        if let Some(Err(problem)) = &file {
+            tracing::error!(%problem, "the mounted file is not used: this broker goes on with what it knows");
+        }
         let readable = file.as_ref().and_then(|file| file.as_ref().ok());
         let expected = configured(readable).unwrap_or_else(|| found.cluster_id.clone());
         let claimed = log_dir.claim(&expected, config.node_id, found.directory_id).map_err(log)?;
@@ -246,6 +257,33 @@ mod tests {
         let again = start(&old.to_string());
         assert!(again.restart && again.founders.is_empty());
         assert_eq!(again.directory, new);
+    }
+
+    #[test]
+    fn a_restart_waits_for_the_list_of_retired_disks_and_for_nothing_else_of_the_mounted_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = dir.path().join("cluster.yaml");
+        let data = dir.path().join("data");
+        let whole = "clusterId: c\nbootstrapVoters: [1]\npeers: [{id: 1, host: a}]\n";
+        let open_with = |text: Option<&str>| {
+            match text {
+                Some(text) => std::fs::write(&book, text).unwrap(),
+                None => std::fs::remove_file(&book).unwrap(),
+            }
+            open(&config(&data, &format!("node.id: 1\ncluster.file: {}", book.display())))
+        };
+        let old = open_with(Some(whole)).unwrap().directory;
+        for unreadable in [Some("retired: [not an id]\n"), Some("peers: ["), Some("retired: 7\n"), None] {
+            let error = open_with(unreadable).unwrap_err();
+            assert!(matches!(error, StorageError::ClusterFile(_)) && !error.is_identity(), "{unreadable:?}: {error}");
+            assert!(error.to_string().contains("cluster.yaml"), "{error}");
+        }
+        // What else is wrong in it keeps nobody down, and hides no retirement.
+        let strange = "clusterId: c\npeers: [{id: 0, host: a}]\n";
+        assert!(open_with(Some(strange)).unwrap().restart);
+        let anew = open_with(Some(&format!("{strange}retired: [{old}]\n")));
+        assert!(matches!(anew, Err(StorageError::ClusterFile(_))), "who begins anew needs the whole file: {anew:?}");
+        assert!(data.join(format!("retired-{old}/meta.properties")).exists());
     }
 
     #[test]

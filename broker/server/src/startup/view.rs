@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chronik_consensus::{NodeStatus, Role};
-use chronik_core::controller::Endpoint;
+use chronik_core::controller::{Endpoint, MetadataState};
 use chronik_log::{LogDir, LogDirState};
 use chronik_model::NodeId;
 use futures::future::BoxFuture;
@@ -206,25 +206,7 @@ impl BrokerView {
 
     fn replication(&self, detail: bool) -> (page::Replication, Vec<page::Partition>) {
         let me = self.shared().node;
-        let mut numbers = page::Replication::default();
-        {
-            let state = self.shared().state.read();
-            numbers.topics = state.topics().count() as u64;
-            let mut awaited = BTreeSet::new();
-            for topic in state.topics() {
-                let least = state.min_insync_replicas(topic);
-                for (_, partition) in topic.iter() {
-                    numbers.partitions += 1;
-                    numbers.leaderless += u64::from(partition.leader.is_none());
-                    awaited.extend(state.awaited(partition).map(|node| node.0));
-                    numbers.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
-                    numbers.under_min_isr += u64::from(partition.isr.len() < least);
-                    numbers.leading += u64::from(partition.leader == Some(me));
-                    numbers.following += u64::from(partition.leader != Some(me) && partition.replicas.contains(&me));
-                }
-            }
-            numbers.awaited = awaited.into_iter().collect();
-        }
+        let mut numbers = count(&self.shared().state.read(), me);
         let Some(plane) = self.data_plane.get() else { return (numbers, Vec::new()) };
         let snapshot = plane.replicas.snapshot(Some(&plane.groups));
         numbers.bytes_in = snapshot.bytes_in;
@@ -399,6 +381,27 @@ impl Myself for BrokerView {
     }
 }
 
+/// How the partitions of the cluster are, seen by `me`.
+fn count(state: &MetadataState, me: NodeId) -> page::Replication {
+    let mut numbers = page::Replication { topics: state.topics().count() as u64, ..page::Replication::default() };
+    let mut awaited = BTreeSet::new();
+    for topic in state.topics() {
+        let configured = state.configured_min_isr(topic);
+        for (_, partition) in topic.iter() {
+            numbers.partitions += 1;
+            numbers.leaderless += u64::from(partition.leader.is_none());
+            awaited.extend(state.awaited(partition).map(|node| node.0));
+            numbers.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
+            // Partitions of one topic may have different numbers of replicas.
+            numbers.under_min_isr += u64::from(partition.isr.len() < partition.min_isr(configured));
+            numbers.leading += u64::from(partition.leader == Some(me));
+            numbers.following += u64::from(partition.leader != Some(me) && partition.replicas.contains(&me));
+        }
+    }
+    numbers.awaited = awaited.into_iter().collect();
+    numbers
+}
+
 fn at(endpoint: &Endpoint) -> String {
     format!("{}:{}", endpoint.host, endpoint.port)
 }
@@ -439,5 +442,79 @@ fn replica(status: &NodeStatus) -> page::Raft {
             })
             .collect(),
         ..page::Raft::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chronik_core::controller::{
+        AlterReassignments, Assignment, Command, CommandResult, CreateTopic, Endpoints, Envelope, METADATA_VERSION,
+        ProposalId, Reassignment, RegisterBroker, UnfenceBroker,
+    };
+    use chronik_model::{BrokerEpoch, PartitionIndex, RaftIndex, TopicId, Uuid};
+
+    use super::*;
+
+    fn commit(state: &mut MetadataState, command: impl Into<Command>) -> CommandResult {
+        let index = RaftIndex(state.applied().0 + 1);
+        let id = ProposalId { origin: NodeId(9), incarnation: Uuid([9; 16]), sequence: index.0 };
+        state.apply_envelope(index, &Envelope::new(id, 1, command)).result.ok().unwrap()
+    }
+
+    #[test]
+    fn a_partition_with_fewer_replicas_than_the_others_of_its_topic_is_judged_by_its_own() {
+        let mut state = MetadataState::new();
+        let ids = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        for node in [1, 2, 3] {
+            let endpoint = Endpoint { host: "h".into(), port: 1 };
+            let registered = commit(
+                &mut state,
+                RegisterBroker {
+                    node: NodeId(node),
+                    incarnation: Uuid([node as u8; 16]),
+                    directories: vec![Uuid([100 + node as u8; 16])],
+                    cluster_id: "c".into(),
+                    endpoints: Endpoints {
+                        kafka: endpoint.clone(),
+                        replication: endpoint.clone(),
+                        control: endpoint.clone(),
+                        admin: endpoint,
+                        listeners: Vec::new(),
+                    },
+                    rack: None,
+                    previous_broker_epoch: BrokerEpoch::NONE,
+                    software_version: String::new(),
+                    metadata_version: METADATA_VERSION,
+                },
+            );
+            let CommandResult::Registered(broker_epoch) = registered else { panic!("{registered:?}") };
+            commit(&mut state, UnfenceBroker { node: NodeId(node), broker_epoch });
+        }
+        let replicas = |nodes: &[i32]| Assignment { replicas: ids(nodes) };
+        let topic_id = TopicId::from_u128(1);
+        commit(
+            &mut state,
+            CreateTopic {
+                name: "t".into(),
+                topic_id,
+                partitions: 2,
+                replication_factor: 3,
+                assignments: vec![replicas(&[1, 2, 3]), replicas(&[1, 2, 3])],
+                configs: BTreeMap::from([("min.insync.replicas".to_owned(), "2".to_owned())]),
+            },
+        );
+        let fewer = Reassignment {
+            topic_id,
+            partition: PartitionIndex(1),
+            target: Some(replicas(&[1])),
+            partition_epoch: None,
+        };
+        commit(&mut state, AlterReassignments { reassignments: vec![fewer], keep_replication_factor: false });
+        let numbers = count(&state, NodeId(2));
+        assert_eq!(state.topic("t").unwrap().partitions[1].isr, ids(&[1]), "the story needs it");
+        assert_eq!((numbers.partitions, numbers.under_min_isr, numbers.under_replicated), (2, 0, 0));
+        assert_eq!((numbers.leading, numbers.following), (0, 1));
     }
 }
