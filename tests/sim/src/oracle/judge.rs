@@ -266,47 +266,4 @@ impl Oracle {
         }
         Ok(())
     }
-
-    /// Whether a broken quorum, a partition without its replicas, or anything else is left once every fault is over.
-    ///
-    /// # Errors
-    /// What is not as it should be (invariant 13). `gone` are brokers that left for good.
-    pub fn check_recovered(&self, hosts: &BTreeMap<NodeId, Host>, gone: &[NodeId]) -> Result<(), Violation> {
-        let broken = |text: String| Err(Violation { invariant: 13, text });
-        for (node, host) in hosts.iter().filter(|(node, _)| !gone.contains(node)) {
-            let Some(broker) = host.process.as_ref().filter(|_| host.is_up()) else {
-                return broken(format!("b{node} does not run"));
-            };
-            let quorum = broker.quorum();
-            if quorum.leader.is_none() {
-                return broken(format!("b{node} knows no leader of the quorum in term {}", quorum.term));
-            }
-            if quorum.applied.0 < self.applied {
-                return broken(format!("b{node} applied {} of {}", quorum.applied, self.applied));
-            }
-        }
-        let keys: Vec<(&Key, &Ledger)> = self.logs.ledgers().filter(|(_, ledger)| ledger.deleted.is_none()).collect();
-        for (key, ledger) in keys {
-            let Some(state) = self.logs.state(key) else { continue };
-            let Some(leader) = state.leader else {
-                if state.isr.iter().chain(&state.elr).all(|node| gone.contains(node)) {
-                    continue;
-                }
-                return broken(format!("{} has no leader: {state:?}", ledger.tp));
-            };
-            let end = |node: NodeId| self.logs.replica(key, node).map(|replica| replica.marks.end);
-            for node in state.replicas.iter().copied().filter(|node| !gone.contains(node)) {
-                if !state.isr.contains(&node) || end(node) != end(leader) {
-                    let text = format!(
-                        "{}: b{node} ends at {:?}, leader b{leader} at {:?}: {state:?}",
-                        ledger.tp,
-                        end(node),
-                        end(leader)
-                    );
-                    return broken(text);
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -16,6 +16,8 @@ pub mod ledger;
 pub mod logs;
 pub mod quorum;
 pub mod replica;
+#[cfg(test)]
+mod rules;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,326 @@
+//! Every rule of the judge that a history or a state can be made for by hand: one that breaks it and nothing else is
+//! reported under the number and in the words of that rule, and the same one without the flaw is not reported at all.
+
+use std::collections::BTreeMap;
+
+use chronik_core::{LeaderRecovery, PartitionState};
+use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex, TopicId, TopicPartition};
+
+use super::history::{Audit, History, Outcome, Sent, print_of};
+use super::ledger::tests::batch;
+use super::ledger::{Key, Ledger};
+use super::logs::Logs;
+use super::quorum::{Quorum, Seen};
+use super::replica::{InSync, Marks};
+use super::{Oracle, Violation, bounded, judge};
+use crate::kernel::Kernel;
+use crate::trace::{Detail, Trace};
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+const C: NodeId = NodeId(3);
+
+fn key() -> Key {
+    (TopicId::from_u128(7), PartitionIndex(0))
+}
+
+fn tp() -> TopicPartition {
+    TopicPartition::new("t0", 0)
+}
+
+/// Two records, `x` and `y`, committed by A in epoch 1.
+fn commit(ledger: &mut Ledger) -> Result<(), Violation> {
+    ledger.lead(A, 1, 0)?;
+    ledger.commit(A, 1, &batch(0, 1, "x", Some((7, 0))), true, 0)?;
+    ledger.commit(A, 1, &batch(1, 1, "y", Some((7, 1))), true, 0)
+}
+
+fn logs() -> Logs {
+    let mut logs = Logs::default();
+    commit(logs.both(key(), &tp(), A).0).expect("sound");
+    logs
+}
+
+/// The same, and A is a replica that was seen with both.
+fn held() -> Logs {
+    let mut logs = logs();
+    let (ledger, replica) = logs.both(key(), &tp(), A);
+    let read = |_: i64, _: i64| vec![batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
+    replica.booted(A, 1, &Marks { end: 2, ..Marks::default() }, &read, ledger).expect("sound");
+    logs
+}
+
+fn oracle() -> Oracle {
+    Oracle { logs: logs(), ..Oracle::new() }
+}
+
+fn judged(oracle: &mut Oracle) -> Result<(), Violation> {
+    oracle.at_end(&BTreeMap::new(), &mut Kernel::new(1, Trace::new(Detail::Hash)))
+}
+
+fn sent(value: &str) -> Sent {
+    Sent {
+        client: 1,
+        tp: tp(),
+        acks: -1,
+        first: 0,
+        count: 1,
+        print: print_of(&batch(0, 1, value, Some((7, 0)))),
+        invoked: 1,
+        outcome: Outcome::Acked(Offset(0)),
+        resolved: 2,
+    }
+}
+
+fn state(version: i32, leader: NodeId, isr: &[NodeId]) -> PartitionState {
+    PartitionState {
+        replicas: vec![A, B, C],
+        isr: isr.to_vec(),
+        elr: Vec::new(),
+        last_known_elr: Vec::new(),
+        reports: Vec::new(),
+        leader: Some(leader),
+        leader_epoch: LeaderEpoch(version),
+        partition_epoch: PartitionEpoch(version),
+        recovery: LeaderRecovery::Recovered,
+        adding: Vec::new(),
+        removing: Vec::new(),
+    }
+}
+
+fn changed(logs: &mut Logs, state: &PartitionState) -> Result<(), Violation> {
+    logs.partition_changed(&tp().topic, key(), state, 0).map(|_| ())
+}
+
+/// What a history says after this was done to it.
+fn told(act: impl FnOnce(&mut History)) -> Result<(), Violation> {
+    let mut history = History::new();
+    act(&mut history);
+    history.take_broken().map_or(Ok(()), Err)
+}
+
+fn poll(history: &mut History, position: i64, mark: i64, base: i64) {
+    let batches = vec![batch(base, 1, "x", None)];
+    history.read(1, &tp(), None, LeaderEpoch(1), Offset(position), 0, mark, batches);
+}
+
+fn audit(seen: &[(i64, &str)], to: i64) -> Audit {
+    let seen = seen.iter().map(|(base, value)| (*base, print_of(&batch(*base, 1, value, Some((7, *base as i32))))));
+    Audit { from: 0, to, seen: seen.collect(), done: true }
+}
+
+fn audited(seen: &[(i64, &str)], to: i64) -> Result<(), Violation> {
+    let mut oracle = oracle();
+    *oracle.history.audit(&tp(), Some(key().0)) = audit(seen, to);
+    judged(&mut oracle)
+}
+
+fn seen(term: u64, vote: NodeId, leads: bool, applied: u64) -> Seen {
+    Seen { run: 1, term, vote: Some(vote), leads, applied }
+}
+
+fn quorum(first: (NodeId, Seen), second: (NodeId, Seen)) -> Result<(), Violation> {
+    let mut quorum = Quorum::default();
+    quorum.see(first.0, first.1)?;
+    quorum.see(second.0, second.1).map(|_| ())
+}
+
+/// A leader with both records moves its watermark from one to two.
+fn advance(told: i64, size: usize) -> Result<(), Violation> {
+    let mut logs = Logs::default();
+    let (ledger, replica) = logs.both(key(), &tp(), A);
+    let all = [batch(0, 1, "x", None), batch(1, 1, "y", None)];
+    let read = move |from: i64, to: i64| {
+        all.iter().filter(|one| one.base_offset.0 >= from && one.base_offset.0 < to).copied().collect()
+    };
+    let marks = |mark| Marks { end: 2, high_watermark: mark, visible: mark, leads: Some(1), ..Marks::default() };
+    let in_sync = |told, size| InSync { told: vec![(B, Some(told))], size, min: 2, changed: false };
+    replica.booted(A, 1, &marks(1), &read, ledger)?;
+    replica.changed(A, &marks(1), &read, ledger, &in_sync(2, 2), 0)?;
+    replica.changed(A, &marks(2), &read, ledger, &in_sync(told, size), 0)
+}
+
+fn owners(second: &str) -> Result<(), Violation> {
+    told(|history| {
+        history.groups.synced("g", 1, "a", &[tp()], 0);
+        history.groups.synced("g", 1, second, &[tp()], 1);
+    })
+}
+
+fn commits(generation: i32, asked: i64) -> Result<(), Violation> {
+    told(|history| {
+        let groups = &mut history.groups;
+        groups.synced("g", 1, "a", &[tp()], 0);
+        for (offset, at) in [(5, 10), (6, 30)] {
+            let number = groups.commit("g", 1, 1, vec![(tp(), Offset(offset))], at);
+            groups.committed(number, |_| ErrorCode::None, at + 10);
+        }
+        groups.synced("g", 2, "b", &[tp()], 50);
+        let number = groups.commit("g", 1, generation, vec![(tp(), Offset(6))], 60);
+        groups.committed(number, |_| ErrorCode::None, 70);
+        groups.fetched("g", &tp(), Offset(asked), 80, 90);
+    })
+}
+
+/// The number of a rule, what its report says, and a history or state that has its flaw or not.
+type Case = (u8, &'static str, fn(bool) -> Result<(), Violation>);
+
+const CASES: &[Case] = &[
+    (0, "look alike", |flaw| {
+        told(|history| {
+            history.send(sent("x"));
+            history.send(sent(if flaw { "x" } else { "y" }));
+        })
+    }),
+    (1, "lost write", |flaw| judge::acked(&logs(), &sent("x"), Offset(i64::from(flaw) * 2))),
+    (1, "lost write", |flaw| {
+        let mut oracle = oracle();
+        oracle.history.send(sent(if flaw { "never committed" } else { "x" }));
+        judged(&mut oracle)
+    }),
+    (1, "was told that is out of range", |flaw| {
+        let mut logs = logs();
+        if !flaw {
+            logs.both(key(), &tp(), A).0.cut(0, 0);
+        }
+        judge::lost(&logs, false, 1, &tp(), Offset(2), None, 0)
+    }),
+    (1, "and is not committed", |flaw| judge::acked(&logs(), &sent(if flaw { "other" } else { "x" }), Offset(0))),
+    (1, "has nothing at 1", |flaw| {
+        let held = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
+        let logs = logs();
+        let ledger = logs.ledger(&key()).expect("made above");
+        judge::complete(B, ledger, 0, &held[..2 - usize::from(flaw)])
+    }),
+    (1, "damaged records", |flaw| {
+        told(|history| {
+            if flaw {
+                history.read_garbage(1, &tp(), Offset(0), "no magic");
+            }
+        })
+    }),
+    (1, "the auditor was not given", |flaw| {
+        let all = [(0, "x"), (1, "y")];
+        audited(&all[..2 - usize::from(flaw)], 2)
+    }),
+    (1, "the auditor was given", |flaw| audited(&[(0, "x"), (1, if flaw { "z" } else { "y" })], 2)),
+    (1, "the auditor found the end at 1", |flaw| audited(&[(0, "x"), (1, "y")], 2 - i64::from(flaw))),
+    (1, "past in-sync b2", |flaw| advance(2 - i64::from(flaw), 2)),
+    (1, "with 1 in sync where 2 are needed", |flaw| advance(2, 2 - usize::from(flaw))),
+    (2, "both lead the quorum", |flaw| quorum((A, seen(4, A, true, 0)), (B, seen(5 - u64::from(flaw), B, true, 0)))),
+    (2, "voted for", |flaw| quorum((A, seen(4, A, false, 0)), (A, seen(4, if flaw { B } else { A }, false, 0)))),
+    (2, "the term of b1 goes back", |flaw| {
+        quorum((A, seen(4, A, false, 0)), (A, seen(5 - 2 * u64::from(flaw), A, false, 0)))
+    }),
+    (2, "two leaders in epoch 1", |flaw| logs().both(key(), &tp(), A).0.lead(B, 2 - i32::from(flaw), 0)),
+    (2, "the committed state goes back", |flaw| {
+        let mut logs = Logs::default();
+        changed(&mut logs, &state(3, A, &[A, B]))?;
+        changed(&mut logs, &state(if flaw { 2 } else { 4 }, A, &[A, B]))
+    }),
+    (2, "another leader in the same epoch", |flaw| {
+        let mut logs = Logs::default();
+        changed(&mut logs, &state(3, A, &[A, B]))?;
+        let mut next = state(4, B, &[A, B]);
+        next.leader_epoch = LeaderEpoch(4 - i32::from(flaw));
+        changed(&mut logs, &next)
+    }),
+    (3, "another replica had", |flaw| {
+        let mut ledger = Ledger::new(tp(), true);
+        ledger.note(A, &batch(0, 1, "x", None))?;
+        ledger.note(B, &batch(0, 1, if flaw { "z" } else { "x" }, None)).map(|_| ())
+    }),
+    (3, "below its high watermark b2 has", |flaw| {
+        let other = batch(0, 1, if flaw { "z" } else { "x" }, Some((7, 0)));
+        logs().both(key(), &tp(), A).0.compare(B, &other)
+    }),
+    (3, "after epoch 1", |flaw| {
+        let next = batch(2, 1 - i32::from(flaw), "z", None);
+        logs().both(key(), &tp(), A).0.commit(A, 2, &next, true, 0)
+    }),
+    (3, "inconsistent offsets", |flaw| {
+        let other = batch(0, 1, if flaw { "z" } else { "x" }, Some((7, 0)));
+        judge::read(&logs(), |_| "it".to_owned(), 1, &tp(), &other)
+    }),
+    (4, "which was not committed", |flaw| {
+        let base = if flaw { 2 } else { 0 };
+        judge::read(&logs(), |_| "it".to_owned(), 1, &tp(), &batch(base, 1, "x", Some((7, 0))))
+    }),
+    (4, "above the high watermark", |flaw| told(|history| poll(history, 0, 1 - i64::from(flaw), 0))),
+    (4, "and 5 before", |flaw| {
+        told(|history| {
+            poll(history, 0, 5, 0);
+            poll(history, 1, 5 - i64::from(flaw), 1);
+        })
+    }),
+    (5, "a poll skip", |flaw| told(|history| poll(history, 0, 9, i64::from(flaw)))),
+    (5, "offsets are not dense", |flaw| {
+        let next = batch(2 + i64::from(flaw), 1, "z", None);
+        logs().both(key(), &tp(), A).0.commit(A, 1, &next, true, 0)
+    }),
+    (6, "again at offset 2", |flaw| {
+        let next = batch(2, 1, "z", Some((7, 2 - i32::from(flaw))));
+        logs().both(key(), &tp(), A).0.commit(A, 1, &next, true, 0)
+    }),
+    (6, "with a gap at offset 2", |flaw| {
+        let next = batch(2, 1, "z", Some((7, 2 + i32::from(flaw))));
+        logs().both(key(), &tp(), A).0.commit(A, 1, &next, true, 0)
+    }),
+    (8, "nobody asked for these replicas", |flaw| {
+        let mut logs = Logs::default();
+        changed(&mut logs, &state(1, A, &[A, B]))?;
+        if !flaw {
+            logs.assignment_wanted(key(), &[A, B]);
+        }
+        changed(&mut logs, &PartitionState { replicas: vec![A, B], ..state(2, A, &[A, B]) })
+    }),
+    (8, "is elected and lacks some", |flaw| {
+        let mut logs = held();
+        changed(&mut logs, &state(1, A, &[A]))?;
+        changed(&mut logs, &state(2, if flaw { B } else { A }, &[A, B]))
+    }),
+    (9, "has two owners", |flaw| owners(if flaw { "b" } else { "a" })),
+    (9, "for generation 1", |flaw| commits(2 - i32::from(flaw), 6)),
+    (9, "says offset 5", |flaw| commits(2, 6 - i64::from(flaw))),
+    (10, "applied 9 and then 8", |flaw| quorum((A, seen(4, A, false, 9)), (A, seen(4, A, false, 9 - u64::from(flaw))))),
+    (10, "nobody asked for it", |flaw| {
+        let mut logs = held();
+        changed(&mut logs, &state(1, A, &[A, B, C]))?;
+        logs.topics_are(|_| !flaw, |_| false, 0).map(|_| ())
+    }),
+    (11, "the log of b1 vanished", |flaw| {
+        let mut logs = held();
+        changed(&mut logs, &state(1, A, &[A, B, C]))?;
+        if !flaw {
+            logs.topics_are(|_| false, |_| true, 0)?;
+        }
+        logs.vanished(&key(), A)
+    }),
+    (11, "it stopped in order, and ends at 1", |flaw| {
+        let mut logs = Logs::default();
+        let (ledger, replica) = logs.both(key(), &tp(), A);
+        let all = [batch(0, 1, "x", None), batch(1, 1, "y", None)];
+        let read = move |from: i64, to: i64| {
+            all.iter().filter(|one| one.base_offset.0 >= from && one.base_offset.0 < to).copied().collect()
+        };
+        replica.booted(A, 1, &Marks { end: 2, ..Marks::default() }, &read, ledger)?;
+        replica.ended = super::replica::Ended::Settled;
+        replica.booted(A, 2, &Marks { end: 2 - i64::from(flaw), ..Marks::default() }, &read, ledger)
+    }),
+    (12, "3 is the bound", |flaw| bounded("things wait", 3 + usize::from(flaw), 3)),
+];
+
+#[test]
+fn each_rule_reports_its_flaw_by_name_and_nothing_when_it_is_not_there() {
+    let mut wrong = Vec::new();
+    for (number, words, case) in CASES {
+        match case(true) {
+            Err(found) if found.invariant == *number && found.text.contains(words) => {}
+            other => wrong.push(format!("invariant {number} ({words}) with its flaw: {other:?}")),
+        }
+        if let Err(found) = case(false) {
+            wrong.push(format!("invariant {number} ({words}) without its flaw: {found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
