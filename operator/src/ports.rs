@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::api::{ChronikCluster, ChronikClusterStatus};
 use crate::observed::{BrokerFacts, NodeId};
@@ -158,7 +158,7 @@ impl Object {
     }
 }
 
-/// What exists of one cluster, found by the label `chronik.io/cluster: <name>`.
+/// What exists of one cluster, found by the label `chronik.io/cluster: <name>`; and its control secret, whatever its labels.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Children {
     /// Everything of the kinds that the operator applies.
@@ -216,7 +216,8 @@ pub trait Kube: Send + Sync {
     /// The ChronikCluster itself; None when it does not exist.
     fn cluster(&self, key: &Key) -> impl Future<Output = Result<Option<ChronikCluster>, KubeError>> + Send;
 
-    /// All children by label `chronik.io/cluster`; may be stale by any amount.
+    /// All children by label `chronik.io/cluster`, and the control secret by its name, so that one that lost its label is not drawn
+    /// anew; may be stale by any amount.
     fn children(&self, key: &Key) -> impl Future<Output = Result<Children, KubeError>> + Send;
 
     /// Metadata of an object by name, whatever its labels, read past every cache; None when it does not exist.
@@ -245,6 +246,18 @@ pub trait Kube: Send + Sync {
 
     /// Deletes exactly that pod, with its own grace period.
     fn delete_pod(&self, key: &Key, name: &str, uid: &str) -> impl Future<Output = Result<(), KubeError>> + Send;
+
+    /// Adds an owner to exactly that pod, beside those that it has.
+    fn own_pod(
+        &self,
+        key: &Key,
+        name: &str,
+        uid: &str,
+        owner: &OwnerReference,
+    ) -> impl Future<Output = Result<(), KubeError>> + Send;
+
+    /// Deletes exactly that claim.
+    fn delete_claim(&self, key: &Key, name: &str, uid: &str) -> impl Future<Output = Result<(), KubeError>> + Send;
 
     /// Merge-patches exactly that claim.
     fn patch_claim(
@@ -315,6 +328,8 @@ pub enum QuorumChange {
     Promote(NodeId),
     /// A voter or learner is a member no more.
     Remove(NodeId),
+    /// A voter stays as a learner.
+    Demote(NodeId),
     /// Another leads; None = whoever is fit.
     TransferLeader(Option<NodeId>),
 }

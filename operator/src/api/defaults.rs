@@ -78,7 +78,19 @@ impl ChronikClusterSpec {
     /// Voters that the metadata quorum shall have: an odd number, never more than there are brokers.
     #[must_use]
     pub fn voters(&self) -> i32 {
-        largest_odd_at_most(self.raft.voters.unwrap_or(MAX_VOTERS).min(self.replicas))
+        self.voters_among(self.replicas)
+    }
+
+    /// The same if there were so many brokers.
+    #[must_use]
+    pub fn voters_among(&self, brokers: i32) -> i32 {
+        largest_odd_at_most(self.most_voters().min(brokers))
+    }
+
+    /// The most voters that there may be, however many brokers.
+    #[must_use]
+    pub fn most_voters(&self) -> i32 {
+        self.raft.voters.unwrap_or(MAX_VOTERS)
     }
 
     /// Replicas of a new topic.

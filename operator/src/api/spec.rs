@@ -286,12 +286,9 @@ impl ImagePullPolicy {
 
 /// The metadata quorum.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("!has(self.voters) || !has(oldSelf.voters) || self.voters >= oldSelf.voters").message(
-    "raft.voters can only grow: a voter leaves the quorum with its broker, when replicas shrinks"
-))]
 #[serde(rename_all = "camelCase")]
 pub struct RaftSpec {
-    /// Voters of the metadata quorum: 1, 3, 5 or 7. Absent = the largest odd number up to replicas and 5. Further brokers follow as learners. It can only grow: a voter leaves with its broker.
+    /// Voters of the metadata quorum: 1, 3, 5 or 7. Absent = the largest odd number up to replicas and 5. Further brokers follow as learners, and so do voters that become too many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(

@@ -342,6 +342,8 @@ pub enum OperationStep {
     VerifyEmpty,
     /// A learner becomes a voter.
     PromoteVoter,
+    /// A surplus voter becomes a learner.
+    DemoteVoter,
     /// A member leaves the quorum.
     RemoveFromQuorum,
     /// Another voter takes over the quorum.

@@ -119,6 +119,7 @@ pub(super) fn quorum_change(change: QuorumChange) -> pb::ChangeQuorumRequest {
     let (kind, node) = match change {
         QuorumChange::Promote(node) => (Kind::Promote, node.0),
         QuorumChange::Remove(node) => (Kind::Remove, node.0),
+        QuorumChange::Demote(node) => (Kind::Demote, node.0),
         QuorumChange::TransferLeader(node) => (Kind::TransferLeader, node.map_or(0, |node| node.0)),
     };
     pb::ChangeQuorumRequest { kind: kind.into(), node_id: node }

@@ -155,6 +155,7 @@ async fn outcomes_are_told_apart() {
     for (change, said) in [
         (QuorumChange::Promote(NodeId(4)), "PROMOTE 4"),
         (QuorumChange::Remove(NodeId(4)), "REMOVE 4"),
+        (QuorumChange::Demote(NodeId(4)), "DEMOTE 4"),
         (QuorumChange::TransferLeader(None), "TRANSFER_LEADER 0"),
     ] {
         assert_eq!(brokers.change_quorum(&at, change).await.unwrap_err(), BrokerError::Refused(said.into()));

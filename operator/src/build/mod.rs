@@ -70,12 +70,9 @@ impl Input<'_> {
             namespace: Some(self.namespace.to_owned()),
             labels: Some(names::labels(self.name)),
             owner_references: Some(vec![OwnerReference {
-                api_version: format!("{GROUP}/{VERSION}"),
-                kind: "ChronikCluster".to_owned(),
-                name: self.name.to_owned(),
-                uid: self.uid.to_owned(),
                 controller: Some(true),
                 block_owner_deletion: Some(true),
+                ..pod_owner(self.name, self.uid)
             }]),
             ..ObjectMeta::default()
         }
@@ -83,6 +80,19 @@ impl Input<'_> {
 
     fn selector(&self) -> LabelSelector {
         LabelSelector { match_labels: Some(names::selector(self.name)), ..LabelSelector::default() }
+    }
+}
+
+/// The cluster as a further owner of a pod, which the StatefulSet controls: while that is made anew, nobody else owns the pod.
+#[must_use]
+pub fn pod_owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: "ChronikCluster".to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: None,
+        block_owner_deletion: None,
     }
 }
 

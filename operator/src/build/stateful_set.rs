@@ -48,10 +48,8 @@ pub fn stateful_set(input: &Input<'_>, replicas: i32, claim_size: &Quantity) -> 
         metadata.annotations.get_or_insert_default().insert(names::REVISION.to_owned(), revision);
     }
     let retention = &input.spec.storage.retention;
-    // A cluster that is stopped has scaled to nothing and keeps its data all the same.
-    let stopped = input.spec.stopped || replicas == 0;
-    let when_scaled = if stopped { RetentionPolicy::Retain } else { retention.when_scaled };
-    let when_scaled = if mutant!(DeleteClaims) { RetentionPolicy::Delete } else { when_scaled };
+    // Whoever else shrinks the StatefulSet, or a stop, must not cost a broker its disk: those of drained brokers are deleted by the plan.
+    let when_scaled = if mutant!(DeleteClaims) { RetentionPolicy::Delete } else { RetentionPolicy::Retain };
     StatefulSet {
         metadata: input.meta(input.name.to_owned()),
         spec: Some(StatefulSetSpec {

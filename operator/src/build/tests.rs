@@ -63,6 +63,15 @@ fn the_statefulset_starts_pods_together_and_restarts_none() {
 }
 
 #[test]
+fn whoever_shrinks_the_statefulset_deletes_no_disk() {
+    let mut spec = ChronikClusterSpec::default();
+    spec.storage.retention.when_scaled = crate::api::RetentionPolicy::Delete;
+    spec.storage.retention.when_deleted = crate::api::RetentionPolicy::Delete;
+    let policy = &set(&spec)["spec"]["persistentVolumeClaimRetentionPolicy"];
+    assert_eq!(*policy, json!({"whenDeleted": "Delete", "whenScaled": "Retain"}));
+}
+
+#[test]
 fn pods_meet_the_restricted_standard() {
     let set = set(&ChronikClusterSpec::default());
     let pod = &set["spec"]["template"]["spec"];

@@ -20,8 +20,8 @@
 //! | chronik.io | chronikclusters/status | get update patch |
 //! | chronik.io | chronikclusters/finalizers | update |
 //! | (core) | configmaps secrets services serviceaccounts | get list watch create patch delete |
-//! | (core) | pods | get list watch delete |
-//! | (core) | persistentvolumeclaims | get list watch patch |
+//! | (core) | pods | get list watch patch delete |
+//! | (core) | persistentvolumeclaims | get list watch patch delete |
 //! | apps | statefulsets | get list watch create patch delete |
 //! | policy | poddisruptionbudgets | get list watch create patch delete |
 //! | networking.k8s.io | networkpolicies | get list watch create patch delete |
@@ -42,9 +42,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
     PropagationPolicy,
@@ -56,6 +56,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::api::{ChronikCluster, ChronikClusterStatus};
+use crate::build::names;
 use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::ports::{
@@ -174,9 +175,9 @@ impl Kube for KubeIo {
     }
 
     async fn children(&self, key: &Key) -> Result<Children, KubeError> {
-        let (accounts, secrets, maps, services, sets, budgets, policies, pods, claims) = futures::try_join!(
+        let (accounts, mut secrets, maps, services, sets, budgets, policies, pods, claims) = futures::try_join!(
             self.labelled(key),
-            self.labelled(key),
+            self.labelled::<Secret>(key),
             self.labelled(key),
             self.labelled(key),
             self.labelled(key),
@@ -185,6 +186,11 @@ impl Kube for KubeIo {
             self.labelled::<Pod>(key),
             self.labelled::<PersistentVolumeClaim>(key),
         )?;
+        let control = names::control(&key.name);
+        if !secrets.iter().any(|secret| secret.metadata.name.as_ref() == Some(&control)) {
+            let api: Api<Secret> = self.api(key);
+            secrets.extend(self.read(api.get_opt(&control)).await?.map(trimmed));
+        }
         let mut objects = Vec::new();
         objects.extend(accounts.into_iter().map(|o| Object::ServiceAccount(Box::new(o))));
         objects.extend(secrets.into_iter().map(|o| Object::Secret(Box::new(o))));
@@ -260,6 +266,19 @@ impl Kube for KubeIo {
 
     async fn delete_pod(&self, key: &Key, name: &str, uid: &str) -> Result<(), KubeError> {
         self.delete_one(key, "Pod", &ApiResource::erase::<Pod>(&()), name, &exactly(uid)).await
+    }
+
+    async fn own_pod(&self, key: &Key, name: &str, uid: &str, owner: &OwnerReference) -> Result<(), KubeError> {
+        let api: Api<Pod> = self.api(key);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        // A strategic merge patch adds to this list, by the uid of the owner.
+        let body = json!({ "metadata": { "uid": uid, "ownerReferences": [owner] } });
+        self.write("patch", "Pod", api.patch(name, &params, &Patch::Strategic(&body))).await.map(drop)
+    }
+
+    async fn delete_claim(&self, key: &Key, name: &str, uid: &str) -> Result<(), KubeError> {
+        let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
+        self.delete_one(key, "PersistentVolumeClaim", &resource, name, &exactly(uid)).await
     }
 
     async fn patch_claim(&self, key: &Key, name: &str, uid: &str, patch: &ClaimPatch) -> Result<(), KubeError> {
@@ -380,7 +399,7 @@ fn api_resource(kind: Kind) -> ApiResource {
     use k8s_openapi::api::{apps, core, networking, policy};
     match kind {
         Kind::ServiceAccount => ApiResource::erase::<core::v1::ServiceAccount>(&()),
-        Kind::Secret => ApiResource::erase::<core::v1::Secret>(&()),
+        Kind::Secret => ApiResource::erase::<Secret>(&()),
         Kind::ConfigMap => ApiResource::erase::<core::v1::ConfigMap>(&()),
         Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
         Kind::StatefulSet => ApiResource::erase::<apps::v1::StatefulSet>(&()),

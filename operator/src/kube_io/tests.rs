@@ -236,3 +236,33 @@ async fn the_same_event_goes_over_the_wire_once() {
     assert_eq!(seen[0].body["regarding"]["uid"], "u");
     assert_eq!(seen[0].body["action"], "Reconcile", "the API server wants one");
 }
+
+#[tokio::test]
+async fn the_control_secret_is_found_without_its_label_and_asked_for_only_then() {
+    let list = |items: Value| (200, json!({ "metadata": {}, "items": items }));
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x-control", "uid": "s" } });
+    let mut answers = vec![list(json!([])); 9];
+    answers.push((200, secret));
+    let (kube, server) = kube(&answers, Fence::open()).await;
+    let found: Vec<String> =
+        kube.children(&key()).await.unwrap().objects.iter().map(|o| o.reference().to_string()).collect();
+    assert_eq!(found, ["Secret x-control"]);
+    let seen = server.seen.lock().clone();
+    assert_eq!((seen.len(), seen[9].uri.split('?').next()), (10, Some("/api/v1/namespaces/n/secrets/x-control")));
+}
+
+#[tokio::test]
+async fn a_pod_gets_a_further_owner_and_a_claim_is_deleted_by_its_uid() {
+    let (kube, server) = kube(&[], Fence::open()).await;
+    let owner = crate::build::pod_owner("x", "c");
+    kube.own_pod(&key(), "x-0", "p", &owner).await.unwrap();
+    let gone = kube.delete_claim(&key(), "data-x-0", "d").await;
+    assert!(gone.is_ok(), "{gone:?}");
+    let seen = server.seen.lock().clone();
+    assert_eq!(seen[0].content_type, "application/strategic-merge-patch+json");
+    assert_eq!(seen[0].body["metadata"]["uid"], "p");
+    let expected = json!([{ "apiVersion": "chronik.io/v1alpha1", "kind": "ChronikCluster", "name": "x", "uid": "c" }]);
+    assert_eq!(seen[0].body["metadata"]["ownerReferences"], expected, "it neither controls nor blocks");
+    assert_eq!(seen[1].uri.split('?').next(), Some("/api/v1/namespaces/n/persistentvolumeclaims/data-x-0"));
+    assert_eq!(seen[1].body["preconditions"]["uid"], "d");
+}

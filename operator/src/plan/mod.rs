@@ -1,11 +1,12 @@
 //! The next step: a pure function of what is wanted and what was seen.
 //!
-//! Called once per pass by [`crate::reconcile`]. Order: storage growth, repair, what departed brokers left, membership of the quorum,
-//! size, rolling restart. Each part acts, waits or has nothing to do; the first act wins, so there is never more than one per
-//! pass; a part that waits for something keeps none of the parts before it from acting. Nothing is remembered here: what must
-//! outlive a pass is in the view, which comes from the status and from the brokers themselves.
+//! Called once per pass by [`crate::reconcile`]. Order: storage growth, repair, what departed brokers left, voters that are missing,
+//! size, rolling restart, voters that are too many. Each part acts, waits or has nothing to do; the first act wins, so there is never
+//! more than one per pass; a part that waits keeps none of the others from acting, but where these would be wrong before it.
+//! Nothing is remembered here: what must outlive a pass is in the view, which comes from the status and from the brokers themselves.
 //!
-//! A broker that does not answer is never taken for gone. A claim is never deleted.
+//! A broker that does not answer is never taken for gone. A claim is deleted only when its broker was drained and its disk is marked,
+//! and only if the user wants that.
 
 mod drain;
 mod membership;
@@ -37,6 +38,8 @@ pub struct Wanted {
     pub replicas: i32,
     /// Voters.
     pub voters: i32,
+    /// The most voters that there may be however many brokers.
+    pub most_voters: i32,
     /// No broker shall run.
     pub stopped: bool,
     /// Revision of the pod template.
@@ -49,6 +52,8 @@ pub struct Wanted {
     pub storage_text: String,
     /// Brokers are never removed.
     pub never_shrink: bool,
+    /// Disks of removed brokers are deleted.
+    pub delete_disks: bool,
     /// How long leaderships may take to move.
     pub drain_timeout: Duration,
     /// How long a restarted broker may take.
@@ -83,13 +88,6 @@ pub enum Step {
         /// To.
         size: String,
     },
-    /// A claim is marked with the cluster whose data it has.
-    TagClaim {
-        /// Whose.
-        node: NodeId,
-        /// Which one.
-        uid: String,
-    },
     /// The founding is complete: from now on nobody founds.
     CompleteBootstrap,
     /// The pod is deleted, to be made anew.
@@ -117,6 +115,13 @@ pub enum Step {
         directory: String,
         /// The claim, when it still exists.
         claim: Option<String>,
+    },
+    /// The disk of a broker that is gone is deleted.
+    DeleteClaim {
+        /// Whose.
+        node: NodeId,
+        /// Which one.
+        uid: String,
     },
     /// The cluster forgets a broker that is gone.
     Unregister(NodeId),
@@ -192,16 +197,17 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The next step.
 #[must_use]
 pub fn plan(wanted: &Wanted, view: &View) -> Plan {
-    let parts: [fn(&Wanted, &View) -> Flow; 9] = [
+    let parts: [fn(&Wanted, &View) -> Flow; 10] = [
         storage::plan,
         size::exist,
         repair::offline,
         repair::broken,
         repair::departed,
         repair::bootstrap,
-        membership::plan,
+        membership::promote,
         size::plan,
         roll::plan,
+        membership::demote,
     ];
     let mut waiting = Vec::new();
     for part in parts {
@@ -218,8 +224,7 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
             Flow::End => break,
         }
     }
-    // The one that proceeds is what the user wants to see; among those held back, the first.
-    let doing = waiting.iter().find(|d| d.holds.is_empty()).or_else(|| waiting.first()).cloned();
+    let doing = shown(&waiting, view).cloned();
     let again = match &doing {
         // Nothing to do, but not everybody was seen.
         None if !view.unknown().is_empty() => HELD,
@@ -229,6 +234,29 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
         Some(_) => HELD,
     };
     Plan { step: Step::None, why: String::new(), doing, waiting, again }
+}
+
+/// Which of the changes that wait the status shows: one that proceeds, else one that will by itself, else one that is held back. Among
+/// equals the one that is shown already, so that two that wait do not take turns; then in the order of the parts.
+fn shown<'a>(waiting: &'a [Doing], view: &View) -> Option<&'a Doing> {
+    let rank = |doing: &&Doing| {
+        let waits = if doing.holds.is_empty() {
+            0
+        } else if doing.holds.iter().all(|hold| passes_soon(hold.gate)) {
+            1
+        } else {
+            2
+        };
+        (waits, !view.doing(doing.kind))
+    };
+    waiting.iter().min_by_key(rank)
+}
+
+/// Disks of this cluster's brokers that are not marked as such yet.
+#[must_use]
+pub fn unmarked(view: &View) -> Vec<(NodeId, String)> {
+    let claim = |node| view.claims.get(&node).filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0);
+    view.members().filter(|_| view.founded).filter_map(|node| Some((node, claim(node)?.uid.clone()))).collect()
 }
 
 /// Gates that open by themselves within seconds.

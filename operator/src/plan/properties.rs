@@ -63,6 +63,15 @@ fn any(dice: &mut Dice) -> (Wanted, View) {
     }
     let factor = i32::try_from(dice.roll(4)).unwrap();
     cluster(&mut view, |c| c.max_replication_factor = factor);
+    if size > 1 && dice.one_in(4) {
+        // A pod that was told to end and has not: of a drained broker, or of one that another hand took away.
+        view.set.as_mut().unwrap().replicas = size - 1;
+        view.pods.get_mut(&NodeId(size)).unwrap().terminating = true;
+    }
+    to.delete_disks = dice.one_in(2);
+    if dice.one_in(8) {
+        (to.voters, to.most_voters) = (1, 1);
+    }
     if dice.one_in(2) {
         doing(&mut view, Operation::ScaleDown, OperationStep::VerifyEmpty, Some(size));
     }
@@ -75,7 +84,7 @@ fn any(dice: &mut Dice) -> (Wanted, View) {
 
 #[test]
 fn whatever_is_seen_no_broker_that_holds_anything_is_taken_away() {
-    let mut shrunk = 0;
+    let (mut shrunk, mut demoted) = (0, 0);
     let mut dice = Dice(42);
     for _ in 0..40_000 {
         let (to, view) = any(&mut dice);
@@ -96,11 +105,25 @@ fn whatever_is_seen_no_broker_that_holds_anything_is_taken_away() {
                 assert!(cluster.brokers[node].cordoned && cluster.brokers[node].replicas == 0 && *node != leader);
                 assert!(cluster.max_replication_factor <= to.replicas);
             }
+            Step::Quorum(QuorumChange::Demote(node)) => {
+                demoted += 1;
+                let (leader, cluster) = view.leader().unwrap();
+                let left: Vec<NodeId> = cluster.voters.iter().copied().filter(|v| v != node).collect();
+                assert!(cluster.voters.contains(node) && *node != leader && !left.is_empty(), "{view:?}");
+                let fit = |v: &NodeId| {
+                    *v == leader || cluster.progress.get(v).is_some_and(|p| p.recently_active && p.caught_up)
+                };
+                assert!(left.iter().all(fit), "{view:?}");
+                assert!(left.len() >= usize::try_from(to.voters.min(view.size())).unwrap(), "{view:?}");
+            }
+            Step::DeleteClaim { node, .. } => {
+                assert!(to.delete_disks && *node > NodeId(view.size()) && !view.pods.contains_key(node));
+            }
             Step::Unregister(node) => assert!(!view.pods.contains_key(node), "{view:?}"),
             _ => {}
         }
     }
-    assert!(shrunk > 20, "only {shrunk} of the views came to that");
+    assert!(shrunk > 20 && demoted > 20, "only {shrunk} and {demoted} of the views came to that");
 }
 
 #[test]
@@ -114,7 +137,7 @@ fn whatever_is_seen_a_broker_that_serves_is_only_restarted_when_nobody_else_is_d
         let pod = &view.pods[node];
         assert_eq!(uid, &pod.uid);
         assert!(pod.revision != to.revision && to.restarts_held.is_none());
-        assert!(view.pods.values().all(|p| !p.terminating), "{view:?}");
+        assert!(view.members().all(|n| view.pods.get(&n).is_some_and(|p| !p.terminating)), "{view:?}");
         if pod.ready {
             rolled += 1;
             assert!(view.members().all(|n| view.pod_ready(n)), "{view:?}");
@@ -123,4 +146,27 @@ fn whatever_is_seen_a_broker_that_serves_is_only_restarted_when_nobody_else_is_d
         }
     }
     assert!(rolled > 20, "only {rolled} of the views came to that");
+}
+
+#[test]
+fn whatever_is_seen_what_waits_is_shown_the_same_way_as_long_as_nothing_else_changes() {
+    let mut dice = Dice(44);
+    let mut several = 0;
+    for _ in 0..40_000 {
+        let (to, mut view) = any(&mut dice);
+        let mut kinds = Vec::new();
+        for _ in 0..4 {
+            let next = plan(&to, &view);
+            if next.step != Step::None {
+                break;
+            }
+            several += usize::from(next.waiting.len() > 1);
+            let Some(d) = next.doing else { break };
+            doing(&mut view, d.kind, d.step, d.node.map(|n| n.0));
+            kinds.push(d.kind);
+        }
+        // The first may end what was shown before.
+        assert!(kinds.windows(2).skip(1).all(|two| two[0] == two[1]), "{kinds:?} {view:?}");
+    }
+    assert!(several > 1000, "only {several}");
 }

@@ -31,8 +31,7 @@ pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
     if broker.uptime_ms < JUST_STARTED_MS {
         return Flow::Wait(doing().held(Gate::PodNotReady, format!("broker {node} has just been started")));
     }
-    let missing = view.members().any(|node| !view.pods.contains_key(&node));
-    if missing || view.pods.values().any(|pod| pod.terminating) {
+    if view.member_away() {
         return Flow::Wait(doing().held(Gate::PodNotGone, "another pod is being made anew"));
     }
     let Some((leader, cluster)) = view.leader() else {
@@ -60,8 +59,7 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
         }
         None => Flow::Continue,
     };
-    let missing = view.members().any(|node| !view.pods.contains_key(&node));
-    if missing || view.pods.values().any(|pod| pod.terminating) {
+    if view.member_away() {
         let node = candidates.first().copied().unwrap_or(NodeId(1));
         return Flow::Wait(waits(node).held(Gate::PodNotGone, "another pod is being made anew"));
     }
@@ -71,7 +69,8 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     let Some(node) = candidates.first().copied() else { return Flow::Continue };
     let Some((leader, cluster)) = view.leader() else {
         let long = |since| Duration::try_from(view.now.duration_since(since)).is_ok_and(|age| age >= NOBODY_SERVES);
-        let nobody = view.pods.values().all(|pod| !pod.ready && pod.ready_since.is_some_and(long));
+        let silent = |pod: &super::PodView| !pod.ready && pod.ready_since.is_some_and(long);
+        let nobody = view.members().all(|node| view.pods.get(&node).is_some_and(silent));
         return if nobody {
             act(node, "does not serve, like all the others, and has an old template")
         } else {
@@ -79,7 +78,7 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
         };
     };
     let recovering = |pod: &super::PodView| !pod.ready && pod.revision == wanted.revision;
-    if let Some((other, _)) = view.pods.iter().find(|(_, pod)| recovering(pod)) {
+    if let Some(other) = view.members().find(|node| view.pods.get(node).is_some_and(recovering)) {
         return Flow::Wait(
             waits(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
         );
@@ -90,8 +89,9 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     }
 }
 
-/// Clears what a removed broker left: its membership, its registration, its disk.
-pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
+/// Clears what a removed broker left: its membership, its disk, its registration. That is the last: as long as the cluster knows the
+/// broker, an operator that ended in between finds everything again.
+pub(super) fn departed(wanted: &Wanted, view: &View) -> Flow {
     let size = view.size();
     let Some((_, cluster)) = view.leader().filter(|_| view.founded) else { return missing_voters(view, size) };
     let known = cluster.voters.iter().chain(&cluster.learners).chain(cluster.brokers.keys());
@@ -99,7 +99,7 @@ pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
     let doing = |step| Doing::of(Operation::ScaleDown, step, node);
     if !view.settled() || view.pods.contains_key(&node) {
         let message = format!("the pod of broker {node} has not ended");
-        return Flow::Stop(doing(OperationStep::AwaitPodGone).held(Gate::PodNotGone, message));
+        return Flow::Wait(doing(OperationStep::AwaitPodGone).held(Gate::PodNotGone, message));
     }
     let registration = cluster.brokers.get(&node);
     if let Some(broker) = registration.filter(|b| b.replicas > 0) {
@@ -116,6 +116,13 @@ pub(super) fn departed(_: &Wanted, view: &View) -> Flow {
         let claim = view.claims.get(&node).filter(|c| !c.terminating).map(|c| c.uid.clone());
         let step = Step::Retire { node, directory: broker.directory_id.clone(), claim };
         return Flow::Act(step, doing(OperationStep::RetireDisk), format!("the disk of broker {node} is retired"));
+    }
+    // What is marked has nothing that anybody counts on.
+    let marked = |claim: &&super::ClaimView| !claim.terminating && claim.retired.contains(&broker.directory_id);
+    if let Some(claim) = view.claims.get(&node).filter(|_| wanted.delete_disks).filter(marked) {
+        let step = Step::DeleteClaim { node, uid: claim.uid.clone() };
+        let why = format!("the disk of broker {node} is deleted: storage.retention.whenScaled is Delete");
+        return Flow::Act(step, doing(OperationStep::RetireDisk), why);
     }
     Flow::Act(Step::Unregister(node), doing(OperationStep::Unregister), format!("broker {node} is forgotten"))
 }
@@ -134,31 +141,10 @@ fn missing_voters(view: &View, size: i32) -> Flow {
     Flow::Act(Step::Resize { from: Some(size), to: last.0 }, doing, why)
 }
 
-/// Waits until the cluster is founded, says so once, and marks the disks.
+/// Waits until the cluster is founded, and says so once.
 pub(super) fn bootstrap(_: &Wanted, view: &View) -> Flow {
     if view.founded {
-        let unmarked = |node: &NodeId| {
-            view.claims
-                .get(node)
-                .filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0)
-                .map(|c| c.uid.clone())
-        };
-        let Some((node, uid)) = view.members().find_map(|node| Some((node, unmarked(&node)?))) else {
-            return Flow::Continue;
-        };
-        let kind = view.operation.as_ref().map_or(Operation::Bootstrap, |op| op.kind);
-        let step = view.operation.as_ref().map_or(OperationStep::ApplyObjects, |op| op.step);
-        let doing = Doing {
-            kind,
-            step,
-            node: view.operation.as_ref().and_then(|op| op.node_id).map(NodeId),
-            holds: Vec::new(),
-        };
-        return Flow::Act(
-            Step::TagClaim { node, uid },
-            doing,
-            format!("the disk of broker {node} belongs to this cluster"),
-        );
+        return Flow::Continue;
     }
     let silent: Vec<NodeId> = view
         .founders

@@ -14,7 +14,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         view.members().filter(|node| view.pods.get(node).is_some_and(|pod| pod.revision != wanted.revision)).collect();
     let last = view.operation.as_ref().filter(|op| op.kind == KIND).and_then(|op| op.node_id).map(NodeId);
     let awaiting = || Doing { node: last, ..Doing::new(KIND, OperationStep::AwaitRecovery) };
-    let unready = !mutant!(RollTwo) && (!view.settled() || !view.not_ready().is_empty());
+    let unready = !mutant!(RollTwo) && (!view.members_settled() || !view.not_ready().is_empty());
     if outdated.is_empty() {
         if last.is_none() {
             return Flow::Continue;

@@ -97,7 +97,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Continue;
     }
     let kind = if view.doing(Operation::ScaleUp) { Operation::ScaleUp } else { Operation::Rebalance };
-    if !view.settled() || !view.not_ready().is_empty() {
+    if !view.members_settled() || !view.not_ready().is_empty() {
         return Flow::Wait(Doing::new(kind, OperationStep::AwaitPods).held(Gate::PodNotReady, not_ready(view)));
     }
     let Some(cluster) = leader else {
@@ -138,6 +138,12 @@ fn grow(wanted: &Wanted, view: &View, size: i32) -> Flow {
     }
     if view.pods.keys().any(|node| node.0 > size) {
         return Flow::Wait(doing.held(Gate::PodNotGone, "pods of removed brokers still exist"));
+    }
+    if let Some((_, cluster)) = view.leader() {
+        let known = cluster.voters.iter().chain(&cluster.learners).chain(cluster.brokers.keys());
+        if known.copied().any(|node| node.0 > size) {
+            return Flow::Wait(doing.held(Gate::OperationInProgress, "removed brokers are not forgotten yet"));
+        }
     }
     let why = format!("from {size} to {} brokers", wanted.replicas);
     Flow::Act(Step::Resize { from: Some(size), to: wanted.replicas }, doing, why)

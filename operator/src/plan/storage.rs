@@ -28,7 +28,7 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     {
         let doing = Doing::new(KIND, OperationStep::RecreateStatefulSet);
         // Made anew in the middle of a change of its size, it could bring back a pod that just left.
-        if !view.settled() && !view.pods.is_empty() {
+        if !view.members_settled() && !view.pods.is_empty() {
             return Flow::Wait(doing.held(Gate::StatefulSetNotObserved, "the StatefulSet's pods are on their way"));
         }
         let why = format!("new brokers get disks of {}; running pods stay", wanted.storage_text);

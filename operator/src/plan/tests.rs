@@ -1,5 +1,8 @@
 //! Stories of single decisions.
 
+mod held;
+mod quorum;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{Timestamp, ToSpan};
@@ -22,11 +25,13 @@ pub(super) fn wanted(replicas: i32) -> Wanted {
         name: "x".into(),
         replicas,
         voters: crate::api::largest_odd_at_most(replicas.min(5)),
+        most_voters: 5,
         stopped: false,
         revision: OLD.into(),
         restarts_held: None,
         storage: Some(10),
         storage_text: "10".into(),
+        delete_disks: false,
         never_shrink: false,
         drain_timeout: Duration::from_secs(600),
         recover_timeout: Duration::from_secs(1800),

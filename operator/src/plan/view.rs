@@ -199,6 +199,25 @@ impl View {
         })
     }
 
+    /// Every member has its pod, none of them going; pods of removed brokers may still be on their way out, for ever if their node is lost.
+    #[must_use]
+    pub fn members_settled(&self) -> bool {
+        let count = |pods: usize| i32::try_from(pods).unwrap_or(i32::MAX);
+        self.set.as_ref().is_some_and(|set| {
+            set.observed
+                && !set.terminating
+                && (set.replicas..=count(self.pods.len())).contains(&set.status_replicas)
+                && !self.member_away()
+                && self.pods.iter().all(|(node, pod)| node.0 <= set.replicas || pod.terminating)
+        })
+    }
+
+    /// The pod of some member does not exist or is going.
+    #[must_use]
+    pub fn member_away(&self) -> bool {
+        self.members().any(|node| self.pods.get(&node).is_none_or(|pod| pod.terminating))
+    }
+
     /// Its pod runs, is ready and stays.
     #[must_use]
     pub fn pod_ready(&self, node: NodeId) -> bool {

@@ -10,9 +10,9 @@ use super::{Error, Pass, doing, observe, push_hold};
 use crate::api::{
     BootstrapStatus, ChronikClusterStatus, Gate, Operation, OperationStatus, OperationStep, RebalanceStatus,
 };
-use crate::build::names;
+use crate::build::{self, names};
 use crate::observed::NodeId;
-use crate::plan::{Doing, Hold, Plan, Step, View, Wanted};
+use crate::plan::{self, Doing, Hold, Plan, Step, View, Wanted};
 use crate::ports::{
     BrokerAddress, BrokerError, Brokers, ClaimPatch, Kind, Kube, KubeError, ObjectRef, Propagation, RebalanceLimits,
 };
@@ -41,7 +41,7 @@ pub(super) const fn needs_children(step: &Step) -> bool {
 /// Whether users are told: not about the same thing in every pass.
 pub(super) fn is_worth_telling(step: &Step, doing: &Doing, last: Option<&OperationStatus>) -> bool {
     match step {
-        Step::None | Step::TagClaim { .. } => false,
+        Step::None => false,
         Step::Rebalance | Step::MoveLeaders(_) => {
             last.map(|op| (op.kind, op.node_id)) != Some((doing.kind, doing.node.map(|n| n.0)))
                 || last.is_some_and(|op| !matches!(op.step, OperationStep::MoveReplicas | OperationStep::MoveLeaders))
@@ -57,7 +57,6 @@ pub(super) const fn reason(step: &Step) -> &'static str {
         Step::Resize { .. } => "Resizing",
         Step::RecreateSet { .. } => "RecreatingStatefulSet",
         Step::GrowClaim { .. } => "GrowingVolume",
-        Step::TagClaim { .. } => "MarkingVolume",
         Step::CompleteBootstrap => "Founded",
         Step::Restart { .. } => "RestartingBroker",
         Step::Cordon(_) => "CordoningBroker",
@@ -66,6 +65,7 @@ pub(super) const fn reason(step: &Step) -> &'static str {
         Step::MoveLeaders(_) => "MovingLeaders",
         Step::Quorum(_) => "ChangingQuorum",
         Step::Retire { .. } => "RetiringVolume",
+        Step::DeleteClaim { .. } => "DeletingVolume",
         Step::Unregister(_) => "ForgettingBroker",
     }
 }
@@ -100,16 +100,13 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                 }
             }
             Step::RecreateSet { uid } => {
+                self.own_pods(uid).await?;
                 let set = ObjectRef { kind: Kind::StatefulSet, name: self.key.name.clone() };
                 self.kube
                     .delete(self.key, &set, uid, Propagation::Orphan)
                     .await
                     .map_err(doing("deleting the StatefulSet around its pods"))?;
                 self.writes += 1;
-            }
-            Step::TagClaim { node, uid } => {
-                let id = self.status.cluster_id.clone().unwrap_or_default();
-                self.annotate(*node, uid, names::CLUSTER_ID, id).await?;
             }
             Step::CompleteBootstrap => {
                 let voters = self.status.bootstrap.as_ref().map(|b| b.voters.clone()).unwrap_or_default();
@@ -131,6 +128,14 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                 let surplus = self.status.retired.len().saturating_sub(MAX_RETIRED);
                 self.status.retired.drain(..surplus);
             }
+            Step::DeleteClaim { node, uid } => {
+                let claim = node.claim(&self.key.name);
+                match self.kube.delete_claim(self.key, &claim, uid).await {
+                    Ok(()) => self.writes += 1,
+                    Err(KubeError::NotFound(_)) => {}
+                    Err(error) => return Err(doing(format!("deleting {claim}"))(error)),
+                }
+            }
             Step::Cordon(_)
             | Step::Uncordon(_)
             | Step::Rebalance
@@ -150,6 +155,40 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             }
         }
         Ok(Some(format!("{}: {}", reason(&step), plan.why)))
+    }
+
+    /// Whoever deletes the cluster while its StatefulSet is made anew must not leave pods to nobody: the cluster becomes their second owner,
+    /// and Kubernetes takes them along, also when no operator runs any more.
+    async fn own_pods(&mut self, set: &str) -> Result<(), Error> {
+        let owner = build::pod_owner(&self.key.name, &self.uid);
+        for pod in &self.observed.children.pods {
+            let owned = |uid: &str| pod.metadata.owner_references.iter().flatten().any(|o| o.uid == uid);
+            let (Some(name), Some(uid)) = (&pod.metadata.name, &pod.metadata.uid) else { continue };
+            if !owned(set) || owned(&self.uid) {
+                continue;
+            }
+            match self.kube.own_pod(self.key, name, uid, &owner).await {
+                Ok(()) => self.writes += 1,
+                Err(KubeError::NotFound(_)) => {}
+                Err(error) => return Err(doing(format!("owning pod {name}"))(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks disks with the cluster whose data they have. One that refuses the mark is only logged: a later cluster of this name would
+    /// not know the disk, and that must not stop anything now.
+    pub(super) async fn mark_claims(&mut self, view: &View) -> Result<(), Error> {
+        let id = self.status.cluster_id.clone().unwrap_or_default();
+        for (node, uid) in plan::unmarked(view) {
+            match self.annotate(node, &uid, names::CLUSTER_ID, id.clone()).await {
+                Err(Error::Kube { doing, error: error @ (KubeError::Invalid(_) | KubeError::Forbidden(_)) }) => {
+                    tracing::warn!(cluster = %self.key, %error, "{doing}");
+                }
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     async fn annotate(&mut self, node: NodeId, uid: &str, name: &str, value: String) -> Result<(), Error> {

@@ -17,8 +17,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::{
-    APPROVED_REVISION_ANNOTATION, ChronikCluster, ChronikClusterStatus, Gate, RolloutPolicy, ScaleDownPolicy,
-    StorageType, UpgradePolicy,
+    APPROVED_REVISION_ANNOTATION, ChronikCluster, ChronikClusterStatus, Gate, RetentionPolicy, RolloutPolicy,
+    ScaleDownPolicy, StorageType, UpgradePolicy,
 };
 use crate::build;
 use crate::mutant;
@@ -126,14 +126,15 @@ pub async fn reconcile(
     let Some(cluster) = cluster.filter(|c| c.metadata.deletion_timestamp.is_none()) else { return Ok(None) };
     let now = status_of::whole_second(now);
     let children = kube.children(key).await.map_err(doing("listing the children"))?;
-    let token = observe::token(key, &children, fresh);
+    let uid = cluster.metadata.uid.clone().unwrap_or_default();
+    let token = observe::token(key, &uid, &children, fresh);
     let written = cluster.status.clone().unwrap_or_default();
     let mut pass = Pass {
         kube,
         brokers,
         key,
         settings,
-        uid: cluster.metadata.uid.clone().unwrap_or_default(),
+        uid,
         resource_version: cluster.metadata.resource_version.clone().unwrap_or_default(),
         status: written.clone(),
         written,
@@ -199,6 +200,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             push_hold(&mut plan, hold.clone());
         }
         let may_act = matches!(applied, Ok(None)) || !act::needs_children(&plan.step);
+        let marked = self.mark_claims(&view).await;
         let acted = if may_act { self.act(&mut plan, &wanted, &view, now).await } else { Ok(None) };
         let status = self.next_status(&wanted, &view, &plan, &[], now);
         let blocked =
@@ -207,6 +209,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let steady = plan.doing.is_none() && self.writes == 0;
         self.write_status(status).await?;
         applied?;
+        marked?;
         let step = acted?;
         Ok(Outcome {
             requeue_after: plan.again,
@@ -378,11 +381,13 @@ fn wanted(cluster: &ChronikCluster) -> Wanted {
         name: cluster.metadata.name.clone().unwrap_or_default(),
         replicas: spec.replicas,
         voters: spec.voters(),
+        most_voters: spec.most_voters(),
         stopped: spec.stopped,
         revision: String::new(),
         restarts_held: None,
         storage: quantity::whole(&spec.storage.size).filter(|_| persistent),
         storage_text: spec.storage.size.0.clone(),
+        delete_disks: spec.storage.retention.when_scaled == RetentionPolicy::Delete,
         never_shrink: spec.scale_down.policy == ScaleDownPolicy::Block,
         drain_timeout: spec.rollout.drain_timeout.into(),
         recover_timeout: spec.rollout.recover_timeout.into(),

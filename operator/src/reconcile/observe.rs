@@ -10,12 +10,15 @@ use crate::plan::{View, Wanted};
 use crate::ports::{BrokerAddress, Brokers, Children, Key, Object, Token};
 
 use super::Fresh;
+use super::children::is_ours;
 
-/// The control secret that exists, or a fresh one.
-pub(super) fn token(key: &Key, children: &Children, fresh: &Fresh) -> Token {
+/// The control secret that exists, or a fresh one. Somebody else's says nothing.
+pub(super) fn token(key: &Key, uid: &str, children: &Children, fresh: &Fresh) -> Token {
     let name = names::control(&key.name);
     let existing = children.objects.iter().find_map(|object| match object {
-        Object::Secret(secret) if secret.metadata.name.as_ref() == Some(&name) => {
+        Object::Secret(secret)
+            if secret.metadata.name.as_ref() == Some(&name) && is_ours(&secret.metadata, uid, &key.name) =>
+        {
             let bytes = secret.data.as_ref()?.get("token")?.0.clone();
             String::from_utf8(bytes).ok().filter(|token| !token.is_empty())
         }
@@ -95,4 +98,36 @@ pub(super) fn advertised(key: &Key, observed: &Observed) -> BTreeMap<NodeId, Vec
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+    use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+    #[test]
+    fn a_secret_that_lost_its_label_keeps_its_token_and_somebody_elses_says_nothing() {
+        let secret = |owner: Option<&str>, label: Option<&str>| {
+            let owner =
+                owner.map(|uid| OwnerReference { uid: uid.into(), controller: Some(true), ..Default::default() });
+            let metadata = ObjectMeta {
+                name: Some("x-control".into()),
+                owner_references: owner.map(|owner| vec![owner]),
+                labels: label.map(|name| [(names::CLUSTER_LABEL.to_owned(), name.to_owned())].into()),
+                ..Default::default()
+            };
+            let data = Some([("token".to_owned(), ByteString(b"old".to_vec()))].into());
+            let object = Object::Secret(Box::new(Secret { metadata, data, ..Default::default() }));
+            let children = Children { objects: vec![object], ..Default::default() };
+            let fresh = Fresh { cluster_id: String::new(), token: "fresh".into() };
+            token(&Key::new("n", "x"), "u", &children, &fresh).0
+        };
+        assert_eq!(secret(Some("u"), Some("x")), "old");
+        assert_eq!(secret(Some("u"), None), "old");
+        assert_eq!(secret(None, Some("x")), "old", "left by an earlier cluster");
+        assert_eq!(secret(Some("other"), Some("x")), "fresh");
+        assert_eq!(secret(None, None), "fresh");
+    }
 }

@@ -48,10 +48,14 @@ pub(super) fn fill(
                 None => no("AsExpected", ""),
             },
             ConditionType::SpecValid => {
-                if input.problems.is_empty() {
-                    yes("Valid", "")
-                } else {
-                    no("SpecInvalid", input.problems.join("; "))
+                // What only Kubernetes finds out is a gate, and as wrong.
+                let held = input.doing.into_iter().chain(input.waiting).flat_map(|doing| &doing.holds);
+                let refused =
+                    held.filter(|hold| hold.gate == Gate::SpecInvalid).map(|hold| hold.message.clone()).next();
+                match refused {
+                    _ if !input.problems.is_empty() => no("SpecInvalid", input.problems.join("; ")),
+                    Some(message) => no("SpecInvalid", message),
+                    None => yes("Valid", ""),
                 }
             }
             ConditionType::ScaleDownBlocked => scale_down_blocked(input),

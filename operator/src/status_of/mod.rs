@@ -6,6 +6,9 @@
 mod conditions;
 mod nodes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

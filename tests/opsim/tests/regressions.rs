@@ -69,3 +69,34 @@ fn a_disk_that_cannot_grow_is_not_asked_in_every_pass() {
     (plan.expandable, plan.may_read_classes) = (false, false);
     ends_well(plan);
 }
+
+/// A StatefulSet that is made anew is gone for a moment, and its pods belonged to nobody: a cluster that was deleted then left them running.
+#[test]
+fn a_cluster_that_is_deleted_while_its_statefulset_is_made_anew_leaves_no_pod() {
+    for at in 0..12 {
+        let mut plan = calm(&[(40, Action::Grow(20)), (41 + at, Action::Recreate(5))]);
+        plan.seed = at;
+        plan.resize_ms = 500;
+        ends_well(plan);
+    }
+}
+
+/// Of five voters four were left when four of five brokers were.
+#[test]
+fn four_brokers_have_three_voters() {
+    for kills in [0, 30] {
+        let mut plan = calm(&[(40, Action::Scale(5)), (100, Action::Scale(4))]);
+        plan.kills = kills;
+        ends_well(plan);
+    }
+}
+
+#[test]
+fn the_disks_of_drained_brokers_are_deleted_when_the_user_wants_that() {
+    for (kills, stale) in [(0, 0), (40, 0), (20, 5_000)] {
+        let mut plan = calm(&[(40, Action::Scale(5)), (90, Action::Scale(3)), (140, Action::Scale(5))]);
+        plan.spec.storage.retention.when_scaled = RetentionPolicy::Delete;
+        (plan.kills, plan.stale_ms) = (kills, stale);
+        ends_well(plan);
+    }
+}

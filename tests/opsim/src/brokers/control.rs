@@ -104,7 +104,7 @@ impl Brokers {
                 epoch: i64::try_from(broker.epoch).unwrap_or(0),
                 fenced: broker.fenced,
                 cordoned: broker.cordoned,
-                rack: broker.rack.clone(),
+                rack: String::new(),
                 version: broker.version.clone(),
                 incarnation: broker.incarnation.clone(),
                 directory_id: broker.directory.clone(),
@@ -171,22 +171,6 @@ impl Brokers {
         }
         broker.cordoned = cordoned;
         self.tell(format!("broker {id} is {}", if cordoned { "cordoned" } else { "no longer cordoned" }));
-        self.commit();
-        Ok(true)
-    }
-
-    /// Answers whether anything changed.
-    ///
-    /// # Errors
-    /// As the brokers would.
-    pub fn assign_rack(&mut self, now: u64, at: Id, id: Id, rack: &str) -> Result<bool> {
-        self.leads(now, at)?;
-        let Some(broker) = self.registered.get_mut(&id) else { return refused(format!("broker {id} is unknown")) };
-        if broker.rack == rack {
-            return Ok(false);
-        }
-        rack.clone_into(&mut broker.rack);
-        self.tell(format!("broker {id} is in rack '{rack}'"));
         self.commit();
         Ok(true)
     }
@@ -303,6 +287,30 @@ impl Brokers {
                     self.quorum.voters.remove(&id);
                     self.tell(format!("voter {id} is removed"));
                 }
+            }
+            QuorumChange::Demote(NodeId(id)) => {
+                if self.quorum.learners.contains(&id) {
+                    return Ok(false);
+                }
+                if !voters.contains(&id) {
+                    return refused(format!("{id} is not a member"));
+                }
+                if voters.len() == 1 {
+                    return refused("it is the last voter");
+                }
+                if id == leader {
+                    return refused("it leads");
+                }
+                let needed = (voters.len() - 1) / 2 + 1;
+                if live - usize::from(self.serves(id)) < needed {
+                    return refused("the voters would lose their majority");
+                }
+                if self.fit_voters().iter().filter(|voter| **voter != id).count() < needed {
+                    return retry("those who are left have not caught up");
+                }
+                self.quorum.voters.remove(&id);
+                self.quorum.learners.insert(id);
+                self.tell(format!("voter {id} is a learner"));
             }
             QuorumChange::TransferLeader(_) => {}
         }

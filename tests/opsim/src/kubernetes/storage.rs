@@ -119,6 +119,19 @@ impl Cluster {
         Ok(changed)
     }
 
+    /// Deletes exactly that claim.
+    ///
+    /// # Errors
+    /// When it is absent or another.
+    pub fn delete_claim(&mut self, name: &str, uid: &str) -> Result<(), KubeError> {
+        let Some(claim) = self.claims.get(name) else { return Err(KubeError::NotFound(name.into())) };
+        if claim.uid() != uid {
+            return Err(KubeError::Conflict(format!("{name} is another claim now")));
+        }
+        self.terminate_claim(name);
+        Ok(())
+    }
+
     pub(super) fn terminate_claim(&mut self, name: &str) {
         let now = timestamp(self.now);
         if let Some(claim) = self.claims.get_mut(name) {
@@ -127,14 +140,9 @@ impl Cluster {
         }
     }
 
-    /// A user deletes, by label, what a deleted cluster left to nobody: claims of brokers that were scaled away have no owner, nor has
-    /// anything whose cluster went while its StatefulSet was being made anew around it.
+    /// A user deletes, by label, the claims that a deleted cluster left to nobody: those of brokers that were scaled away have no owner, nor
+    /// has any whose cluster went while its StatefulSet was being made anew. Pods never stay.
     pub fn clear_what_is_left(&mut self) {
-        let alone = |state: &super::PodState| state.pod.metadata.owner_references.is_none();
-        let pods: Vec<String> = self.pods.iter().filter(|(_, p)| alone(p)).map(|(name, _)| name.clone()).collect();
-        for name in pods {
-            self.terminate_pod(&name);
-        }
         let left = |claim: &Claim| claim.claim.metadata.owner_references.is_none();
         let names: Vec<String> = self.claims.iter().filter(|(_, c)| left(c)).map(|(name, _)| name.clone()).collect();
         for name in names {

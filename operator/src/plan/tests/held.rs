@@ -1,0 +1,152 @@
+//! What hangs or is held back, and what goes on all the same.
+
+use super::*;
+
+/// Broker 4 was removed, and its pod does not end.
+fn hanging() -> View {
+    let mut view = healthy(4);
+    let set = view.set.as_mut().unwrap();
+    set.replicas = 3;
+    view.pods.get_mut(&NodeId(4)).unwrap().terminating = true;
+    view.brokers.insert(NodeId(4), Answer::Unknown("?".into()));
+    cluster(&mut view, |c| {
+        assert!(c.voters.remove(&NodeId(4)));
+        let b = c.brokers.get_mut(&NodeId(4)).unwrap();
+        (b.replicas, b.fenced, b.cordoned) = (0, true, true);
+    });
+    view
+}
+
+#[test]
+fn a_removed_pod_that_never_ends_keeps_nothing_else_from_being_done() {
+    let waits = plan(&wanted(3), &hanging());
+    assert_eq!((waits.step.clone(), gates(&waits)), (Step::None, vec![Gate::PodNotGone]));
+
+    let roll = Wanted { revision: NEW.into(), ..wanted(3) };
+    assert_eq!(restarted(&plan(&roll, &hanging())), Some(2), "a rolling restart");
+
+    let mut view = hanging();
+    let pod = view.pods.get_mut(&NodeId(3)).unwrap();
+    (pod.ready, pod.down) = (false, true);
+    assert_eq!(restarted(&plan(&roll, &view)), Some(3), "a pod that does not run gets the new template");
+
+    let mut view = hanging();
+    if let Some(Answer::Known(facts)) = view.brokers.get_mut(&NodeId(2)) {
+        (facts.myself.log_dir_offline, facts.myself.uptime_ms) = (true, 60_000);
+    }
+    assert_eq!(restarted(&plan(&wanted(3), &view)), Some(2), "a log directory that is offline");
+
+    let mut view = hanging();
+    cluster(&mut view, |c| {
+        assert!(c.voters.remove(&NodeId(3)) && c.learners.insert(NodeId(3)));
+    });
+    assert_eq!(plan(&wanted(3), &view).step, Step::Quorum(QuorumChange::Promote(NodeId(3))), "a voter is missing");
+
+    let mut view = hanging();
+    view.set.as_mut().unwrap().claim_size = Some(5);
+    assert_eq!(plan(&wanted(3), &view).step, Step::RecreateSet { uid: "set".into() }, "disks grow");
+
+    let mut view = hanging();
+    view.rebalance = Some(RebalanceStatus::default());
+    assert_eq!(plan(&wanted(3), &view).step, Step::Rebalance);
+}
+
+#[test]
+fn nobody_joins_or_goes_before_a_removed_broker_is_forgotten() {
+    for replicas in [2, 4, 5] {
+        let held = plan(&wanted(replicas), &hanging());
+        assert_eq!(held.step, Step::None, "{replicas}");
+        assert!(gates(&held).contains(&Gate::PodNotGone), "{replicas}: {held:?}");
+    }
+    // Its pod has ended, but another one is on its way, so that its disk is not retired yet.
+    let mut view = hanging();
+    view.pods.remove(&NodeId(4));
+    view.pods.get_mut(&NodeId(2)).unwrap().terminating = true;
+    assert_eq!(plan(&wanted(4), &view).step, Step::None);
+}
+
+#[test]
+fn a_disk_is_deleted_only_when_it_is_marked_and_before_its_broker_is_forgotten() {
+    let keep = wanted(3);
+    let delete = Wanted { delete_disks: true, ..wanted(3) };
+    let mut view = hanging();
+    view.pods.remove(&NodeId(4));
+    view.brokers.remove(&NodeId(4));
+    view.set.as_mut().unwrap().status_replicas = 3;
+    let retire = Step::Retire { node: NodeId(4), directory: "dir-4".into(), claim: Some("claim-4".into()) };
+    assert_eq!(plan(&delete, &view).step, retire);
+    view.retired.insert("dir-4".into());
+    assert_eq!(plan(&delete, &view).step, Step::Unregister(NodeId(4)), "a disk that could not be marked stays");
+    view.claims.get_mut(&NodeId(4)).unwrap().retired.insert("dir-4".into());
+    assert_eq!(plan(&delete, &view).step, Step::DeleteClaim { node: NodeId(4), uid: "claim-4".into() });
+    assert_eq!(plan(&keep, &view).step, Step::Unregister(NodeId(4)));
+    view.claims.get_mut(&NodeId(4)).unwrap().terminating = true;
+    assert_eq!(plan(&delete, &view).step, Step::Unregister(NodeId(4)), "once is enough");
+    view.claims.remove(&NodeId(4));
+    assert_eq!(plan(&delete, &view).step, Step::Unregister(NodeId(4)), "it has gone meanwhile");
+}
+
+#[test]
+fn a_broker_that_another_hand_took_away_keeps_its_disk_and_returns() {
+    let mut view = hanging();
+    view.pods.remove(&NodeId(4));
+    view.brokers.remove(&NodeId(4));
+    view.set.as_mut().unwrap().status_replicas = 3;
+    view.claims.get_mut(&NodeId(4)).unwrap().retired.insert("dir-4".into());
+    broker(&mut view, 4, |b| b.replicas = 2);
+    let delete = Wanted { delete_disks: true, ..wanted(3) };
+    assert_eq!(plan(&delete, &view).step, Step::Resize { from: Some(3), to: 4 });
+}
+
+/// What the status shows pass after pass while nothing changes but what the status says.
+fn shown_in_turn(to: &Wanted, mut view: View, passes: usize) -> Vec<Operation> {
+    let mut shown = Vec::new();
+    for _ in 0..passes {
+        let next = plan(to, &view);
+        assert_eq!(next.step, Step::None);
+        let doing_now = next.doing.unwrap();
+        shown.push(doing_now.kind);
+        doing(&mut view, doing_now.kind, doing_now.step, doing_now.node.map(|n| n.0));
+    }
+    shown
+}
+
+#[test]
+fn of_two_changes_that_are_held_back_the_status_shows_one_and_stays_with_it() {
+    let mut view = healthy(3);
+    view.expansion = Expansion::Refused;
+    let to = Wanted { storage: Some(20), revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(1) };
+    let waits: Vec<Operation> = plan(&to, &view).waiting.iter().map(|d| d.kind).collect();
+    assert_eq!(waits, [Operation::StorageGrowth, Operation::ScaleDown, Operation::RollingRestart]);
+    for kind in waits {
+        doing(&mut view, kind, OperationStep::Begin, None);
+        assert_eq!(shown_in_turn(&to, view.clone(), 3), [kind; 3]);
+    }
+    view.operation = None;
+    assert_eq!(shown_in_turn(&to, view, 3), [Operation::StorageGrowth; 3]);
+}
+
+#[test]
+fn a_restart_under_way_is_shown_rather_than_what_waits_for_a_person() {
+    let mut view = healthy(3);
+    view.expansion = Expansion::Refused;
+    let to = Wanted { storage: Some(20), revision: NEW.into(), ..wanted(3) };
+    let first = plan(&to, &view);
+    assert_eq!(restarted(&first), Some(2));
+    doing(&mut view, Operation::RollingRestart, OperationStep::RestartPod, Some(2));
+    let pod = view.pods.get_mut(&NodeId(2)).unwrap();
+    (pod.revision, pod.ready) = (NEW.into(), false);
+    let waits = plan(&to, &view);
+    assert_eq!(waits.doing.as_ref().map(|d| (d.kind, d.node)), Some((Operation::RollingRestart, Some(NodeId(2)))));
+    assert!(gates(&waits).contains(&Gate::StorageClassNotExpandable));
+}
+
+#[test]
+fn disks_without_a_mark_are_named_and_hold_up_nothing() {
+    let mut view = healthy(3);
+    view.claims.get_mut(&NodeId(2)).unwrap().cluster_id = None;
+    assert_eq!(unmarked(&view), [(NodeId(2), "claim-2".to_owned())]);
+    assert_eq!(restarted(&plan(&Wanted { revision: NEW.into(), ..wanted(3) }, &view)), Some(2));
+    view.founded = false;
+    assert_eq!(unmarked(&view), []);
+}

@@ -1,0 +1,68 @@
+//! What users are told.
+
+use std::time::Duration;
+
+use super::*;
+use crate::api::{ChronikCluster, Gate, OperationStep};
+use crate::observed::Observed;
+use crate::plan::Hold;
+use crate::ports::Expansion;
+
+fn wanted() -> Wanted {
+    Wanted {
+        name: "x".into(),
+        replicas: 3,
+        voters: 3,
+        most_voters: 5,
+        stopped: false,
+        revision: "r".into(),
+        restarts_held: None,
+        storage: None,
+        storage_text: String::new(),
+        delete_disks: false,
+        never_shrink: false,
+        drain_timeout: Duration::from_secs(1),
+        recover_timeout: Duration::from_secs(1),
+        scale_down_timeout: Duration::from_secs(1),
+    }
+}
+
+fn said(doing: Option<&Doing>, problems: &[String], last: &ChronikClusterStatus) -> ChronikClusterStatus {
+    let cluster = ChronikCluster::new("x", ChronikClusterSpec::default());
+    let spec = cluster.spec.clone();
+    let observed =
+        Observed { cluster, children: Default::default(), brokers: BTreeMap::new(), expansion: Expansion::Unknown };
+    let view = View::of(&observed, last, Timestamp::from_second(1_800_000_000).unwrap());
+    let (wanted, none) = (wanted(), BTreeMap::new());
+    let input = Input {
+        namespace: "n",
+        generation: 1,
+        spec: &spec,
+        problems,
+        wanted: &wanted,
+        view: &view,
+        doing,
+        waiting: &[],
+        advertised: &none,
+    };
+    status(&input, last)
+}
+
+#[test]
+fn what_only_kubernetes_refuses_is_told_by_gate_and_condition_alike_and_once() {
+    let condition = |status: &ChronikClusterStatus| {
+        let found = status.conditions.iter().find(|c| c.type_ == "SpecValid").unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    };
+    let valid = said(None, &[], &Default::default());
+    assert_eq!(condition(&valid), ("True".into(), "Valid".into(), String::new()));
+    let message = "applying Service x-0: provided port is already allocated";
+    let hold = Hold { gate: Gate::SpecInvalid, message: message.into() };
+    let doing = Doing { kind: Operation::Repair, step: OperationStep::ApplyObjects, node: None, holds: vec![hold] };
+    let held = said(Some(&doing), &[], &valid);
+    assert_eq!(condition(&held), ("False".into(), "SpecInvalid".into(), message.into()));
+    assert_eq!(held.operation.as_ref().map(|op| op.blocked_by[0].gate), Some(Gate::SpecInvalid));
+    assert_eq!(said(Some(&doing), &[], &held), held, "the same again says the same");
+    assert_eq!(condition(&said(None, &["wrong".into()], &held)).2, "wrong");
+    assert_eq!(condition(&said(None, &[], &held)).0, "True");
+}
