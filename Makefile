@@ -42,7 +42,6 @@ sim: tools ## Whole clusters from seeds: corpus, scenarios and SEEDS fresh seeds
 mutants: tools ## Each deliberate defect must be noticed by the simulator; prints the table
 	@tests/tools/sim.sh --mutants -- $(ARGS)
 
-opsim: SEEDS := 200
 opsim: tools ## The operator's simulation from SEEDS fresh seeds (ARGS=--mutants: each deliberate defect must be noticed)
 	@tests/tools/opsim.sh --seeds $(SEEDS) $(ARGS)
 

@@ -20,7 +20,7 @@ pub fn digest(value: &impl Serialize) -> String {
 #[must_use]
 pub fn digest_of(value: &Value) -> String {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    let first = Sha256::digest(text).iter().take(8).fold(0_u64, |first, byte| first << 8 | u64::from(*byte));
+    let first = Sha256::digest(text).iter().take(8).fold(0_u64, |first, byte| (first << 8) | u64::from(*byte));
     format!("{first:016x}")
 }
 

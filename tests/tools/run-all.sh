@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make test`: style, unit and story tests (a hundred seeds of the operator's simulator among them), the simulator, fuzzing, real
-# processes with real clients, and the operator on a real Kubernetes. Prints what takes the time. What measures nothing runs
+# `make test`: style, unit and story tests, the simulators of brokers and of the operator, fuzzing, real processes with real
+# clients, and the operator on a real Kubernetes. Prints what takes the time. What measures nothing runs
 # beside each other: the soak mostly waits, the simulator takes one core, and Kubernetes is built behind the compiler's back.
 . "$(dirname "$0")/lib.sh"
 cd "$TOP"
@@ -33,7 +33,7 @@ stage "style" cargo fmt --all --check
 stage "house rules" tests/tools/tidy.sh
 stage "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 stage "unit and story tests" cargo test --workspace --locked --quiet
-stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim
+stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
 stage "fuzz build" tests/tools/fuzz.sh --build
 joined "clients, tools and Kubernetes"
 # What is tested is what is shipped: the static programs of the images.
@@ -44,7 +44,8 @@ stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
 stage "operator on Kubernetes" tests/tools/kube.sh test
-# The same actions and the same seeds each time; `make soak` and `make sim` draw fresh ones.
+# The same actions and the same seeds each time; `make soak`, `make sim` and `make opsim` draw fresh ones.
+stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-200}" -- --from "${OPSIM_FROM:-1}"
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-6}" "${SOAK_SEED:-3153053862}"
 beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-700}" -- --from "${SIM_FROM:-50000}" --threads 1
 failed=0

@@ -18,12 +18,13 @@ done
 SIM=$TOP/tests/sim
 
 if [ "$mode" = mutants ]; then
-    cargo build --profile sim --locked --quiet -p chronik-sim --features mutants
+    cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim --features chronik-sim/mutants
     # Under another name: the next build without mutants takes the first.
     cp "$CARGO_TARGET_DIR/sim/chronik-sim" "$CARGO_TARGET_DIR/sim/chronik-sim-mutants"
     exec "$CARGO_TARGET_DIR/sim/chronik-sim-mutants" mutants --scenarios "$SIM/scenarios" "$@"
 fi
-cargo build --profile sim --locked --quiet -p chronik-sim
+# Together with the operator's: alone, what both use would be built a second time with other features.
+cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
 BIN=$CARGO_TARGET_DIR/sim/chronik-sim
 stage "what once failed" "$BIN" corpus "$SIM/corpus.txt"
 stage "scenario scripts" "$BIN" scenario "$SIM/scenarios"

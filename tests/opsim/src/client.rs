@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use chronik_operator::api::{ChronikCluster, ChronikClusterStatus};
 use chronik_operator::observed::{BrokerFacts, NodeId};
 use chronik_operator::ports::{
-    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kind, Kube, KubeError,
-    LeadersMoved, Object, ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
+    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kube, KubeError, LeadersMoved,
+    Object, ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::kubernetes::{NAME, Versions};
 use crate::world::World;
@@ -172,9 +172,8 @@ impl Kube for Client {
             let objects = self.cached(world, "objects", |world| &world.kube.lists.objects);
             let pods = self.cached(world, "pods", |world| &world.kube.lists.pods);
             let claims = self.cached(world, "claims", |world| &world.kube.lists.claims);
-            let control = ObjectRef { kind: Kind::Secret, name: format!("{NAME}-control") };
-            let shown = |o: &&Object| Self::labelled(o.meta()) || o.reference() == control;
-            let objects: Vec<Object> = objects.iter().flat_map(|list| list.iter()).filter(shown).cloned().collect();
+            let objects: Vec<Object> =
+                objects.iter().flat_map(|list| list.iter()).filter(|o| Self::labelled(o.meta())).cloned().collect();
             let replicas = objects.iter().find_map(|object| match object {
                 Object::StatefulSet(set) => set.spec.as_ref().and_then(|spec| spec.replicas),
                 _ => None,
@@ -200,6 +199,10 @@ impl Kube for Client {
             })
         })
         .await
+    }
+
+    async fn node_label(&self, _node: &str, _label: &str) -> Result<Option<String>, KubeError> {
+        self.kube(false, |_| Err(KubeError::NotFound("there are no nodes here".into()))).await
     }
 
     async fn apply(&self, _key: &Key, object: &Object) -> Result<(), KubeError> {
@@ -235,27 +238,10 @@ impl Kube for Client {
                 world.judge_delete_pod(self.operator, name);
             }
             let result = world.kube.delete_pod(name, uid);
+            if there && result.is_ok() {
+                world.passes.entry(self.operator).or_default().restarted = Some(name.to_owned());
+            }
             world.tell("operator", format_args!("{} deletes pod {name}: {result:?}", self.operator));
-            result
-        })
-        .await
-    }
-
-    async fn own_pod(&self, _: &Key, name: &str, uid: &str, owner: &OwnerReference) -> Result<(), KubeError> {
-        self.kube(true, |world| {
-            world.judge_write(self.operator, &format!("owns pod {name}"));
-            let result = world.kube.own_pod(name, uid, owner);
-            world.tell("operator", format_args!("{} owns pod {name}: {result:?}", self.operator));
-            result
-        })
-        .await
-    }
-
-    async fn delete_claim(&self, _: &Key, name: &str, uid: &str) -> Result<(), KubeError> {
-        self.kube(true, |world| {
-            world.judge_delete_claim(self.operator, name, uid);
-            let result = world.kube.delete_claim(name, uid);
-            world.tell("operator", format_args!("{} deletes {name}: {result:?}", self.operator));
             result
         })
         .await
@@ -305,6 +291,7 @@ impl Kube for Client {
     }
 
     async fn publish(&self, _cluster: &ChronikCluster, event: &Event) {
+        lock(&self.world).passes.entry(self.operator).or_default().told |= event.reason == "RestartingBroker";
         let _nobody_learns = self
             .kube(true, |world| {
                 world.passes.entry(self.operator).or_default().writes += 1;
@@ -384,6 +371,17 @@ impl Brokers for Client {
             world.judge_unregister(self.operator, node.0);
             let result = world.brokers.unregister(world.now, id, node.0);
             world.tell("operator", format_args!("{} unregisters {node}: {result:?}", self.operator));
+            world.count_call(self.operator, true);
+            result.map(drop)
+        })
+        .await
+    }
+
+    async fn assign_rack(&self, at: &BrokerAddress, node: NodeId, rack: Option<&str>) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_paused(self.operator, "assigns a rack");
+            let result = world.brokers.assign_rack(world.now, id, node.0, rack.unwrap_or_default());
+            world.tell("operator", format_args!("{} assigns rack {rack:?} to {node}: {result:?}", self.operator));
             world.count_call(self.operator, true);
             result.map(drop)
         })

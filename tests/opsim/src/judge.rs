@@ -2,10 +2,26 @@
 //!
 //! [`crate::client`] asks before each act, [`crate::world`] after each step. An operator cannot know what happened a moment ago: it is judged by what
 //! had been so since before its pass began, and by the object that it was shown.
+//!
+//! The rules; `tests/judge.rs` breaks each of them by hand:
+//! - paused or absent: nothing is written but the status; at most one disruptive act per pass;
+//! - the StatefulSet grows only to what is wanted, shrinks by one, at rest, only by a drained broker that votes no more, never under
+//!   `scaleDown.policy: Block`, and is deleted only around its pods; stopped, it goes to nothing at once;
+//! - a pod is deleted while no other that the operator stopped is away, while stopping it harms neither the quorum nor a partition (known since
+//!   before the pass), not while it leads the quorum, not unapproved under a manual policy, and never without an event;
+//! - only brokers that go are cordoned, removed from the quorum and forgotten; voters are caught up and as many as are wanted;
+//! - claims and their records outlive everything but what the user said; acknowledged records and committed metadata are somewhere; a
+//!   cluster is founded once, brokers are told so, and who it is never changes; what another controls is not applied;
+//! - `since` and `startedAt` stay, what is well is left alone for a hundred passes, and in the end ([`crate::settled`]) the cluster is as
+//!   specified or names what holds it.
+
+mod frozen;
 
 use std::collections::BTreeMap;
 
-use chronik_operator::api::{APPROVED_REVISION_ANNOTATION, ChronikClusterStatus, RetentionPolicy, RolloutPolicy};
+use chronik_operator::api::{
+    APPROVED_REVISION_ANNOTATION, ChronikClusterStatus, RetentionPolicy, RolloutPolicy, UpgradePolicy,
+};
 use chronik_operator::ports::{Kind, Object, ObjectRef, Propagation, QuorumChange};
 
 use crate::brokers::Id;
@@ -26,6 +42,11 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// Somebody deleted the StatefulSet: how large it was no longer counts.
+    pub const fn set_deleted(&mut self) {
+        self.set_replicas = None;
+    }
+
     /// The user deleted the ChronikCluster: what its objects did no longer counts.
     pub fn cluster_deleted(&mut self, disks: RetentionPolicy) {
         self.deleted = Some(disks);
@@ -57,11 +78,9 @@ impl World {
 
     /// Paused means that nothing is changed.
     pub fn judge_paused(&mut self, operator: usize, what: &str) {
-        match self.pass(operator).cluster {
-            Some(cluster) if cluster.spec.paused => {
-                self.wrong(format!("the cluster is paused and the operator {what}"))
-            }
-            Some(_) => {}
+        match self.passes.entry(operator).or_default().cluster.as_ref().map(|cluster| cluster.spec.paused) {
+            Some(true) => self.wrong(format!("the cluster is paused and the operator {what}")),
+            Some(false) => {}
             None => self.wrong(format!("there is no cluster and the operator {what}")),
         }
     }
@@ -95,6 +114,8 @@ impl World {
     /// Children are applied.
     pub fn judge_apply(&mut self, operator: usize, object: &Object) {
         self.judge_write(operator, &format!("applies {}", object.reference()));
+        self.judge_owner(operator, object);
+        self.judge_address_book(operator, object);
         let Object::StatefulSet(set) = object else { return };
         let Some(new) = set.spec.as_ref().and_then(|spec| spec.replicas) else { return };
         let pass = self.pass(operator);
@@ -123,6 +144,7 @@ impl World {
         if new < old {
             self.disrupt(operator, "shrinks");
             self.judge_shrink(old, new, cluster.spec.replicas);
+            self.judge_at_rest(operator, old);
         }
     }
 
@@ -188,7 +210,8 @@ impl World {
     /// Under a manual policy no healthy pod is replaced that was not approved.
     fn judge_manual(&mut self, name: &str, pass: &Pass) {
         let Some(cluster) = &pass.cluster else { return };
-        if cluster.spec.rollout.policy != RolloutPolicy::Manual {
+        let spec = &cluster.spec;
+        if spec.rollout.policy != RolloutPolicy::Manual && spec.upgrade_policy != UpgradePolicy::Manual {
             return;
         }
         let approved = cluster.metadata.annotations.as_ref().and_then(|a| a.get(APPROVED_REVISION_ANNOTATION));
@@ -235,18 +258,7 @@ impl World {
                     ));
                 }
             }
-            QuorumChange::Demote(node) if quorum.voters.contains(&node.0) => {
-                let replicas = pass.set_replicas.unwrap_or(0).max(wanted);
-                let most = cluster.spec.voters_among(replicas);
-                if votes <= most {
-                    self.wrong(format!("voter {node} of {votes} becomes a learner, and {most} are wanted"));
-                } else if node.0 <= wanted && staying <= voters.min(replicas) {
-                    self.wrong(format!(
-                        "voter {node} stays and becomes a learner, and so are only {staying} of {voters}"
-                    ));
-                }
-            }
-            QuorumChange::Remove(_) | QuorumChange::Demote(_) | QuorumChange::TransferLeader(_) => {}
+            QuorumChange::Remove(_) | QuorumChange::TransferLeader(_) => {}
         }
     }
 
@@ -267,8 +279,11 @@ impl World {
         if live.metadata.resource_version.as_deref() != Some(version) {
             return;
         }
-        let stored = live.status.as_ref();
-        let before = stored.and_then(|status| status.operation.clone());
+        let stored = live.status.clone();
+        if let Some(stored) = &stored {
+            self.judge_identity(stored, status);
+        }
+        let before = stored.and_then(|status| status.operation);
         let (Some(old), Some(new)) = (before, &status.operation) else { return };
         if old.kind != new.kind || old.node_id != new.node_id {
             return;
@@ -287,21 +302,6 @@ impl World {
             && old.step == new.step
         {
             self.wrong(format!("{:?} began at {:?} and now says {:?}", new.kind, old.started_at, new.started_at));
-        }
-    }
-
-    /// A claim is deleted that exists.
-    pub fn judge_delete_claim(&mut self, operator: usize, name: &str, uid: &str) {
-        self.judge_write(operator, &format!("deletes claim {name}"));
-        let there = self.kube.claims.get(name).is_some_and(|claim| claim.uid() == uid);
-        let Some(cluster) = self.pass(operator).cluster.filter(|_| there) else { return };
-        if cluster.spec.storage.retention.when_scaled != RetentionPolicy::Delete {
-            return self.wrong(format!("claim {name} is deleted and was to be retained"));
-        }
-        let replicas = self.kube.stateful_set().and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
-        let id = name.strip_prefix("data-").and_then(ordinal).map_or(0, |n| n + 1);
-        if id <= replicas || self.brokers.quorum.is_member(id) || self.brokers.serves(id) {
-            self.wrong(format!("claim {name} is deleted, and {replicas} brokers are there"));
         }
     }
 

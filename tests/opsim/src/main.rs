@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chronik_operator::mutant::{self, Mutant};
-use chronik_opsim::runner::{Report, run};
+use chronik_opsim::plan::Plan;
+use chronik_opsim::runner::{Report, run, run_plan};
 use clap::{Args, Parser, Subcommand};
 
 /// The operator against an in-memory Kubernetes and modelled brokers, from a seed.
@@ -27,6 +28,9 @@ enum Command {
         /// Prints the whole story
         #[arg(long)]
         trace: bool,
+        /// With others who meddle with what is the operator's
+        #[arg(long)]
+        strangers: bool,
         /// With this deliberate defect
         #[arg(long)]
         mutant: Option<String>,
@@ -63,6 +67,9 @@ struct Run {
     /// Worlds at the same time; 0 = one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// With others who meddle with what is the operator's
+    #[arg(long)]
+    strangers: bool,
     /// Goes on after a failure
     #[arg(long)]
     keep_going: bool,
@@ -71,9 +78,11 @@ struct Run {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(options) => run_many(&options),
-        Command::Replay { seed, trace, mutant } => replay(seed, trace, mutant.as_deref()),
+        Command::Replay { seed, trace, strangers, mutant } => {
+            replay(planned(seed, strangers), trace, mutant.as_deref())
+        }
         Command::Plan { seed } => {
-            println!("{:#?}", chronik_opsim::plan::Plan::new(seed));
+            println!("{:#?}", Plan::new(seed));
             ExitCode::SUCCESS
         }
         Command::Mutants { seeds, from, only } => mutants(seeds, from, &only),
@@ -100,14 +109,18 @@ fn show(report: &Report, all: bool) {
     }
 }
 
-fn replay(seed: u64, trace: bool, mutant: Option<&str>) -> ExitCode {
+fn planned(seed: u64, strangers: bool) -> Plan {
+    if strangers { Plan::among_strangers(seed) } else { Plan::new(seed) }
+}
+
+fn replay(plan: Plan, trace: bool, mutant: Option<&str>) -> ExitCode {
     if let Some(name) = mutant
         && !select(name)
     {
         eprintln!("error: no mutant {name} in this build (build with --features mutants)");
         return ExitCode::from(2);
     }
-    let report = run(seed, trace);
+    let report = run_plan(plan, trace);
     show(&report, trace);
     if report.failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -136,7 +149,7 @@ fn run_many(options: &Run) -> ExitCode {
                     if at >= seeds {
                         return;
                     }
-                    let report = run(from.wrapping_add(at), false);
+                    let report = run_plan(planned(from.wrapping_add(at), options.strangers), false);
                     done.fetch_add(1, Ordering::Relaxed);
                     passes.fetch_add(report.passes, Ordering::Relaxed);
                     kills.fetch_add(report.kills, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! What a seed decides beforehand: the cluster, its topics, the pace and hostility of its world, and what its users and its fate do when.
 
-use chronik_operator::api::{ChronikClusterSpec, RetentionPolicy, RolloutPolicy};
+use chronik_operator::api::{ChronikClusterSpec, RetentionPolicy, RolloutPolicy, ScaleDownPolicy, UpgradePolicy};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::brokers::{Pace, Topic};
@@ -53,6 +53,16 @@ pub enum Action {
     Approve,
     /// A topic is created.
     Topic(Topic),
+    /// `kubectl scale statefulset`.
+    ScaleSet(i32),
+    /// `kubectl delete statefulset`.
+    DeleteSet,
+    /// One of the other children is deleted: a Service, the ConfigMap, the Secret, ...
+    DeleteChild(u64),
+    /// One of them loses the label by which the operator finds it.
+    Unlabel(u64),
+    /// The bootstrap Service is pointed elsewhere.
+    Redirect,
 }
 
 /// Everything that a seed decides beforehand.
@@ -139,6 +149,14 @@ impl Plan {
         plan
     }
 
+    /// The plan of a seed, and others who meddle with what is the operator's.
+    #[must_use]
+    pub fn among_strangers(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        plan.draw_strangers(&mut Rng::new(seed, 3));
+        plan
+    }
+
     fn topics(rng: &mut Rng, replicas: i32) -> Vec<Topic> {
         let brokers = usize::try_from(replicas).unwrap_or(1);
         let mut topics =
@@ -214,6 +232,28 @@ impl Plan {
                         false,
                     ))
                 }
+            };
+            self.actions.push((at, action));
+        }
+        self.actions.sort_by_key(|(at, _)| *at);
+    }
+
+    /// What others do to what is the operator's, and policies with which it must not go ahead.
+    fn draw_strangers(&mut self, rng: &mut Rng) {
+        if rng.chance(50) {
+            self.spec.upgrade_policy = UpgradePolicy::Manual;
+        }
+        if rng.chance(50) {
+            self.spec.scale_down.policy = ScaleDownPolicy::Block;
+        }
+        for _ in 0..rng.between(1, 3) {
+            let at = rng.between(20_000, self.calm_at.saturating_sub(10_000));
+            let action = match rng.below(100) {
+                0..=29 => Action::ScaleSet(i32::try_from(rng.below(7)).unwrap_or(3)),
+                30..=39 => Action::DeleteSet,
+                40..=69 => Action::DeleteChild(rng.below(100)),
+                70..=89 => Action::Unlabel(rng.below(100)),
+                _ => Action::Redirect,
             };
             self.actions.push((at, action));
         }

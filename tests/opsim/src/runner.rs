@@ -17,8 +17,8 @@ use crate::world::{Pass, World};
 const BOUND_MS: u64 = 40 * 60 * 1000;
 /// It has to stay so for a while.
 const STILL_MS: u64 = 10_000;
-/// Then so many passes write nothing: every eighth seed looks long, the others only as long as it takes to find a hot loop.
-const FORCED_PASSES: (u32, u32) = (100, 12);
+/// Then so many passes write nothing: every sixteenth seed looks long, the others only as long as it takes to find a hot loop.
+const FORCED_PASSES: (u32, u32) = (100, 6);
 /// A pass that takes more polls than this does not end.
 const MOST_POLLS: u32 = 20_000;
 
@@ -49,13 +49,16 @@ struct Operator {
     number: usize,
     pass: Option<Pin<Box<dyn Future<Output = Ended>>>>,
     next_at: u64,
+    /// A watch wakes it from then on, when there is more to see than at the beginning of its last pass.
+    wakes_at: u64,
+    seen: u64,
     failures: u32,
     polls: u32,
 }
 
 impl Operator {
     const fn new(number: usize, next_at: u64) -> Self {
-        Self { number, pass: None, next_at, failures: 0, polls: 0 }
+        Self { number, pass: None, next_at, wakes_at: next_at, seen: 0, failures: 0, polls: 0 }
     }
 }
 
@@ -145,7 +148,7 @@ impl Runner {
     /// Nothing is to be done, so nothing is written, however often one looks.
     fn quiet(&mut self) -> Result<(), String> {
         let seed = lock(&self.world).plan.seed;
-        let passes = if seed.is_multiple_of(8) { FORCED_PASSES.0 } else { FORCED_PASSES.1 };
+        let passes = if seed.is_multiple_of(16) { FORCED_PASSES.0 } else { FORCED_PASSES.1 };
         lock(&self.world).tell("fate", format_args!("all is well; {passes} forced passes"));
         while self.operators[0].pass.is_some() {
             self.poll(0);
@@ -210,7 +213,9 @@ impl Runner {
             )
         };
         if self.operators[at].pass.is_none() {
-            if self.operators[at].next_at > now {
+            let operator = &self.operators[at];
+            let woken = operator.wakes_at <= now && operator.seen != lock(&self.world).kube.lists.edition();
+            if operator.next_at > now && !woken {
                 return;
             }
             self.begin(at);
@@ -232,6 +237,7 @@ impl Runner {
         operator.failures = 0;
         let world = &mut *lock(&self.world);
         operator.next_at = world.now + world.rng.between(500, 4_000);
+        operator.wakes_at = operator.next_at;
         let number = operator.number;
         world.shown.retain(|(other, _), _| *other != number);
         world.tell("fate", format_args!("operator {number} is killed"));
@@ -242,6 +248,7 @@ impl Runner {
         operator.polls = 0;
         let client = Client::new(Arc::clone(&self.world), operator.number);
         let world = &mut *lock(&self.world);
+        operator.seen = world.kube.lists.edition();
         let now = timestamp(world.now);
         let fresh = Fresh {
             cluster_id: format!("cluster-{:08x}", world.rng.draw() >> 32),
@@ -273,15 +280,18 @@ impl Runner {
                 let wait = match ended {
                     Ok(outcome) => {
                         operator.failures = 0;
+                        world.judge_told(operator.number);
                         let asked =
                             outcome.map_or(5_000, |o| u64::try_from(o.requeue_after.as_millis()).unwrap_or(u64::MAX));
-                        // A watch wakes it, too: something changes all the time while anything is under way.
-                        let watched = if world.unsettled().is_some() { world.rng.between(500, 3_000) } else { 30_000 };
-                        asked.min(watched).min(60_000)
+                        operator.wakes_at = world.now + world.rng.between(1_000, 4_000);
+                        // What it was shown may have been old: a watch would tell it of what it could have seen.
+                        let stale = world.hostile && world.plan.stale_ms > 0;
+                        asked.min(if stale { world.rng.between(500, 3_000) } else { 60_000 })
                     }
                     Err(error) => {
                         operator.failures = (operator.failures + 1).min(5);
                         world.tell("operator", format_args!("{} gives up: {error}", operator.number));
+                        operator.wakes_at = u64::MAX;
                         500 << operator.failures
                     }
                 };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_operator::api::{ChronikCluster, Gate, Phase, RolloutPolicy};
+use chronik_operator::api::{ChronikCluster, Gate, Phase, RolloutPolicy, ScaleDownPolicy, UpgradePolicy};
 
 use crate::brokers::Id;
 use crate::kubernetes::{gibibytes, revision};
@@ -30,6 +30,9 @@ impl World {
         }
         let Some(set) = self.kube.stateful_set() else { return Some("there is no StatefulSet".into()) };
         let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+        if let Some(missing) = self.unsettled_children() {
+            return Some(missing);
+        }
         if cluster.spec.stopped {
             return self.unsettled_stop(status.phase, replicas);
         }
@@ -58,13 +61,14 @@ impl World {
         if replicas == wanted {
             return None;
         }
-        let held = replicas > wanted && self.floor() > wanted;
+        let blocked = cluster.spec.scale_down.policy == ScaleDownPolicy::Block;
+        let held = replicas > wanted && (blocked || self.floor() > wanted);
         if !held {
             return Some(format!("{replicas} replicas, {wanted} are wanted"));
         }
         // Another change that is held back may be the one that is shown.
         if Self::gates(cluster).is_empty() {
-            return Some(format!("held at {replicas} replicas by a topic and names no gate"));
+            return Some(format!("held at {replicas} replicas and names no gate"));
         }
         (!Self::says(cluster, "ScaleDownBlocked")).then(|| "held, and ScaleDownBlocked is not True".into())
     }
@@ -77,7 +81,8 @@ impl World {
         if let Some((name, _)) = self.kube.pods.iter().find(|(_, state)| !state.is_ready()) {
             return Some(format!("pod {name} is not ready"));
         }
-        if cluster.spec.rollout.policy != RolloutPolicy::Auto {
+        let spec = &cluster.spec;
+        if spec.rollout.policy != RolloutPolicy::Auto || spec.upgrade_policy != UpgradePolicy::Auto {
             return None;
         }
         let wanted = self.kube.template_revision();
@@ -104,8 +109,8 @@ impl World {
         }
         let voters = i32::try_from(brokers.quorum.voters.len()).unwrap_or(i32::MAX);
         let wanted = cluster.spec.voters();
-        let most = cluster.spec.voters_among(cluster.spec.replicas.max(replicas));
-        if voters < wanted || voters > most {
+        // Voters leave only with their brokers.
+        if voters < wanted {
             return Some(format!("{voters} voters, {wanted} are wanted"));
         }
         if brokers.partitions.iter().any(|p| p.target.is_some()) {

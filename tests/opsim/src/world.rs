@@ -32,6 +32,10 @@ pub struct Pass {
     pub writes: u32,
     /// Disruptive acts.
     pub disruptions: u32,
+    /// The pod that it deleted.
+    pub restarted: Option<String>,
+    /// It published an event about that.
+    pub told: bool,
 }
 
 /// Everything.
@@ -223,6 +227,15 @@ impl World {
             Action::KillOperator => self.kill_operator = true,
             Action::Approve => self.approve(),
             Action::Topic(topic) => self.brokers.topics.push(topic.clone()),
+            Action::ScaleSet(replicas) => self.kube.scale_set(*replicas),
+            Action::DeleteSet => {
+                if self.kube.delete_set() {
+                    self.judge.set_deleted();
+                }
+            }
+            Action::DeleteChild(which) => self.kube.delete_child(*which),
+            Action::Unlabel(which) => self.kube.unlabel(*which),
+            Action::Redirect => self.kube.redirect(),
         }
     }
 

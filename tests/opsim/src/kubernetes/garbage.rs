@@ -22,9 +22,11 @@ fn disown(meta: &mut ObjectMeta, uid: &str) {
 impl Cluster {
     /// Collects, some time after the owner went.
     pub fn collect_garbage(&mut self, rng: &mut Rng) {
-        if !rng.chance(500) {
+        let edition = self.lists.settled_edition();
+        if !rng.chance(500) || edition.is_some() && edition == self.collected {
             return;
         }
+        self.collected = edition;
         self.finish_orphaning();
         let mut alive: Vec<String> = self.cluster.iter().filter_map(|c| c.metadata.uid.clone()).collect();
         alive.extend(self.objects.values().filter_map(|stored| stored.object.meta().uid.clone()));

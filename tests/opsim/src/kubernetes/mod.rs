@@ -6,6 +6,7 @@
 mod apply;
 mod garbage;
 mod storage;
+mod strangers;
 mod workload;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,14 +24,15 @@ use serde_json::Value;
 use crate::brokers::ClusterFile;
 
 pub use storage::{Claim, gibibytes};
+pub use strangers::LABEL;
 pub use workload::PodState;
 
 /// The cluster's name.
 pub const NAME: &str = "x";
 /// Its namespace.
 pub const NAMESPACE: &str = "ns";
-/// How many versions of each list readers may still see.
-const HISTORY: usize = 48;
+/// How many versions of each list readers may still see: more than come up within the longest staleness.
+const HISTORY: usize = 16;
 
 type Result<T> = std::result::Result<T, KubeError>;
 
@@ -98,6 +100,20 @@ pub struct Lists {
     pub claims: Versions<Vec<PersistentVolumeClaim>>,
 }
 
+impl Lists {
+    /// How many changes there were to be seen: what wakes whoever watches.
+    #[must_use]
+    pub const fn edition(&self) -> u64 {
+        self.cluster.changes + self.objects.changes + self.pods.changes + self.claims.changes
+    }
+
+    /// None while something has changed that cannot be seen yet.
+    const fn settled_edition(&self) -> Option<u64> {
+        let dirty = self.cluster.dirty || self.objects.dirty || self.pods.dirty || self.claims.dirty;
+        if dirty { None } else { Some(self.edition()) }
+    }
+}
+
 /// The API server's store.
 #[derive(Debug)]
 pub struct Cluster {
@@ -125,6 +141,8 @@ pub struct Cluster {
     uids: u64,
     /// What the StatefulSet controller has worked off.
     worked_off: (Option<u64>, Option<u64>, Option<u64>),
+    /// What the collector has looked through.
+    collected: Option<u64>,
     /// Revision of the template, by uid and generation of the set.
     revision: Option<(String, i64, String)>,
 }
@@ -203,6 +221,7 @@ impl Cluster {
             versions: 0,
             uids: 0,
             worked_off: (None, None, None),
+            collected: None,
             revision: None,
         }
     }
@@ -516,7 +535,7 @@ impl Cluster {
 }
 
 /// `cluster.yaml` as a broker reads it; None when it cannot be read.
-fn read_cluster_file(text: &str) -> Option<ClusterFile> {
+pub(crate) fn read_cluster_file(text: &str) -> Option<ClusterFile> {
     let document: Value = serde_yaml::from_str(text).ok()?;
     let ids = |field: &str| {
         let list = document.get(field).and_then(Value::as_array).into_iter().flatten();

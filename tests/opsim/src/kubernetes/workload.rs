@@ -78,8 +78,8 @@ fn retains(set: &StatefulSet, deleted: bool) -> bool {
     word != Some("Delete")
 }
 
-fn is_controlled(meta: &ObjectMeta) -> bool {
-    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
+fn has_owner(meta: &ObjectMeta) -> bool {
+    meta.owner_references.as_ref().is_some_and(|owners| !owners.is_empty())
 }
 
 fn set_owners(meta: &mut ObjectMeta, owners: Option<Vec<OwnerReference>>) -> bool {
@@ -151,9 +151,8 @@ impl Cluster {
         for (name, state) in &mut self.pods {
             let labels = state.pod.metadata.labels.clone().unwrap_or_default();
             let matches = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-            if matches && !is_controlled(&state.pod.metadata) && state.pod.metadata.deletion_timestamp.is_none() {
-                let owner = Self::owner("StatefulSet", uid, NAME);
-                state.pod.metadata.owner_references.get_or_insert_default().push(owner);
+            if matches && !has_owner(&state.pod.metadata) && state.pod.metadata.deletion_timestamp.is_none() {
+                state.pod.metadata.owner_references = Some(vec![Self::owner("StatefulSet", uid, NAME)]);
                 adopted.push(format!("pod {name} is adopted"));
             }
         }
@@ -256,25 +255,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds an owner to exactly that pod.
-    ///
-    /// # Errors
-    /// When it is absent or another.
-    pub fn own_pod(&mut self, name: &str, uid: &str, owner: &OwnerReference) -> Result<(), KubeError> {
-        let version = self.version();
-        let Some(state) = self.pods.get_mut(name) else { return Err(KubeError::NotFound(name.into())) };
-        let meta = &mut state.pod.metadata;
-        if meta.uid.as_deref() != Some(uid) {
-            return Err(KubeError::Conflict(format!("{name} is another pod now")));
-        }
-        let owners = meta.owner_references.get_or_insert_default();
-        owners.retain(|other| other.uid != owner.uid);
-        owners.push(owner.clone());
-        meta.resource_version = Some(version);
-        self.lists.pods.dirty = true;
-        Ok(())
-    }
-
     /// Whoever deletes it.
     pub fn terminate_pod(&mut self, name: &str) {
         let now = timestamp(self.now);
@@ -290,15 +270,10 @@ impl Cluster {
     pub fn run_kubelets(&mut self, brokers: &mut Brokers, rng: &mut Rng) {
         let now = self.now;
         self.nodes_down.retain(|_, until| *until > now);
-        let names: Vec<String> = self.pods.keys().cloned().collect();
-        for name in names {
-            if self
-                .pods
-                .get(&name)
-                .is_some_and(|state| !self.nodes_down.contains_key(&state.ordinal) && state.runs_well(brokers))
-            {
-                continue;
-            }
+        let idle = |state: &PodState| !self.nodes_down.contains_key(&state.ordinal) && state.runs_well(brokers);
+        let busy: Vec<String> =
+            self.pods.iter().filter(|(_, state)| !idle(state)).map(|(name, _)| name.clone()).collect();
+        for name in busy {
             let Some(mut state) = self.pods.get(&name).cloned() else { continue };
             let id = state.ordinal + 1;
             if self.nodes_down.contains_key(&state.ordinal) {
