@@ -32,7 +32,7 @@ fn again(words: &str) -> String {
 
 fn print_speed(report: &FleetReport) {
     println!(
-        "{} worlds, {:.0} simulated s ({:.0} per second and core), {} events, {} batches acknowledged, {} steps declined",
+        "{} worlds, {:.0} simulated s ({:.0} per second of processor time), {} events, {} batches acknowledged, {} steps declined",
         report.worlds,
         report.simulated as f64 / 1e6,
         report.speed(),

@@ -23,7 +23,7 @@ use crate::net::Weather;
 
 pub use budget::Budget;
 pub use draw::Limits;
-pub(crate) use moves::end_cordons;
+pub(crate) use moves::{end_cordons, send as ask_for_replicas};
 pub(crate) use perform::{boot, repair};
 pub use perform::{execute, force, perform};
 pub use text::PlanError;

@@ -17,6 +17,7 @@
 //! commands. A script is the same run every time; its seed is part of `cluster`.
 
 mod ask;
+mod moves;
 mod show;
 mod stage;
 mod wait;

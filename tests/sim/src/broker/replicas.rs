@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chronik_core::controller::{Change, CommandResult};
+use chronik_core::controller::{Change, CommandResult, MetadataState, Topic};
 use chronik_core::partition::{BrokerStatus, IsrProposal, REPORT_RETRY_MS};
 use chronik_log::{Committer, LogDir};
 use chronik_model::{BrokerEpoch, ErrorCode, NodeId, TopicId, TopicName, TopicPartition};
@@ -19,6 +19,8 @@ use super::waiters::{SimPartition, Woken, WokenList};
 use super::{Broker, Key};
 use crate::kernel::Ctx;
 
+/// Bytes of a log from one entry of its index to the next.
+const INDEX_INTERVAL_BYTES: usize = 512;
 /// How long a leader waits for the controller's word on an in-sync set before it counts it as unknown.
 const ALTER_TIMEOUT_MS: u64 = 10_000;
 /// Changes kept before the data plane starts; more are replaced by a look at everything, which comes anyway.
@@ -215,7 +217,7 @@ impl Broker {
             state.topic(tp.topic.as_str()).and_then(|topic| {
                 let partition = topic.partition(tp.partition)?.clone();
                 let brokers = replica_statuses(&state, &partition);
-                Some((topic.id, partition, brokers, Settings::of(&state, topic, self.node, &broker)))
+                Some((topic.id, partition, brokers, settings_of(&state, topic, self.node, &broker)))
             })
         };
         let Some((topic_id, state, brokers, settings)) = wanted else { return };
@@ -310,7 +312,7 @@ impl Broker {
             }
             let settings = {
                 let state = self.state.read();
-                state.topic_by_id(key.0).map(|topic| Settings::of(&state, topic, self.node, &broker))
+                state.topic_by_id(key.0).map(|topic| settings_of(&state, topic, self.node, &broker))
             };
             let Some(settings) = settings else { continue };
             let mut out = Vec::new();
@@ -377,6 +379,13 @@ impl Broker {
         partition.on_alter_result(proposal, outcome, now_ms, &mut out);
         self.deliver(ctx, key, out);
     }
+}
+
+/// A topic's settings, with a denser index: the batches here are small, and the logs too short for more than a few entries.
+fn settings_of(state: &MetadataState, topic: &Topic, me: NodeId, broker: &BrokerSettings) -> Settings {
+    let mut settings = Settings::of(state, topic, me, broker);
+    settings.log.index_interval_bytes = INDEX_INTERVAL_BYTES;
+    settings
 }
 
 fn note_role(ctx: &mut Ctx<'_>, partition: &SimPartition) {

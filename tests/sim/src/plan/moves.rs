@@ -67,7 +67,8 @@ fn least(world: &World, partition: &Surveyed) -> usize {
     partition.state.replication_factor().min(min).max(1)
 }
 
-fn send(world: &mut World, partition: &Surveyed, target: Option<Vec<NodeId>>) {
+/// Asks for these replicas; for `None`, to end what is under way.
+pub(crate) fn send(world: &mut World, partition: &Surveyed, target: Option<Vec<NodeId>>) {
     let wanted = target.clone().unwrap_or_else(|| partition.state.original_replicas());
     world.oracle.assignment_wanted((partition.topic, partition.tp.partition), &wanted);
     let reassignment = Reassignment {

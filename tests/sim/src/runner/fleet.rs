@@ -39,7 +39,7 @@ pub struct FleetReport {
     pub worlds: u64,
     /// Simulated time of all of them.
     pub simulated: Micros,
-    /// Time that the threads spent on them, together.
+    /// Processor time of the threads, together: what else the machine does is not in it.
     pub busy: Duration,
     /// Events of all of them.
     pub events: u64,
@@ -50,7 +50,7 @@ pub struct FleetReport {
 }
 
 impl FleetReport {
-    /// Simulated seconds per real second of one core.
+    /// Simulated seconds per second of processor time, that is per real second of one core that does nothing else.
     #[must_use]
     pub fn speed(&self) -> f64 {
         self.simulated as f64 / 1e6 / self.busy.as_secs_f64().max(1e-9)
@@ -89,9 +89,12 @@ impl Fleet {
         report: &Mutex<(FleetReport, Instant)>,
         progress: &(dyn Fn(&FleetReport) + Sync),
     ) {
-        let begin = Instant::now();
+        let begin = (Instant::now(), processor_time());
         let outcome = run_seed(seed, self.options);
-        let took = begin.elapsed();
+        let took = match (begin.1, processor_time()) {
+            (Some(begin), Some(end)) => end.saturating_sub(begin),
+            _ => begin.0.elapsed(),
+        };
         let mut guard = report.lock();
         let (report, told) = &mut *guard;
         report.worlds += 1;
@@ -111,4 +114,10 @@ impl Fleet {
             progress(report);
         }
     }
+}
+
+/// Time that this thread was on a processor, if the kernel counts it.
+fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }

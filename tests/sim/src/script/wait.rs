@@ -58,14 +58,20 @@ impl Stage {
                 };
                 missing(there, format!("the leader is {leader:?}"))
             }
-            "isr" => {
+            what @ ("isr" | "replicas" | "adding") => {
                 let Ok(partition) = self.committed(words.at(1)?) else { return Ok(Some("nobody knows it".to_owned())) };
                 let mut wanted =
                     words.plain[2..].iter().map(|word| self.node(word)).collect::<Result<Vec<_>, Failure>>()?;
-                let mut isr = partition.state.isr;
+                let state = partition.state;
+                let complete = what != "replicas" || !state.is_reassigning();
+                let mut nodes = match what {
+                    "isr" => state.isr,
+                    "adding" => state.adding,
+                    _ => state.replicas,
+                };
                 wanted.sort_unstable();
-                isr.sort_unstable();
-                missing(isr == wanted, format!("the in-sync set is [{}]", self.part_list(&isr)))
+                nodes.sort_unstable();
+                missing(complete && nodes == wanted, format!("{what} is [{}]", self.part_list(&nodes)))
             }
             "end" | "hw" => {
                 let wanted: i64 = words.at(3)?.parse().map_err(|_| harness("an offset is missing".to_owned()))?;
