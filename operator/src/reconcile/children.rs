@@ -61,7 +61,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let mut failure = None;
         for object in objects {
             // The size comes from what was read: applied to a StatefulSet that has changed since, it would undo another's change.
-            let exact = matches!(object, Object::StatefulSet(_));
+            // A secret that was just made by another hand must not be drawn anew.
+            let exact = matches!(object, Object::StatefulSet(_) | Object::Secret(_));
             match told(self.apply(object, exact).await) {
                 Ok(None) => {}
                 Ok(Some(held)) => hold = hold.or(Some(held)),
@@ -125,7 +126,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             }
         };
         if let Some(meta) = &meta {
-            if !self.is_ours(meta) {
+            if !is_ours(meta, &self.uid, &self.key.name) {
                 let message = format!("{reference} exists and belongs to somebody else");
                 return Ok(Some(Hold { gate: Gate::NameTaken, message }));
             }
@@ -143,15 +144,6 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         self.kube.apply(self.key, &object).await.map_err(doing(format!("applying {reference}")))?;
         self.writes += 1;
         Ok(None)
-    }
-
-    /// Owned by this cluster, or by nobody while it has the cluster's label.
-    fn is_ours(&self, meta: &ObjectMeta) -> bool {
-        let owners = meta.owner_references.as_deref().unwrap_or_default();
-        match owners.iter().find(|owner| owner.controller == Some(true)) {
-            Some(owner) => owner.uid == self.uid,
-            None => meta.labels.as_ref().and_then(|l| l.get(names::CLUSTER_LABEL)) == Some(&self.key.name),
-        }
     }
 
     /// Deletes what has this cluster's label, is owned by it, and is not wanted.
@@ -176,6 +168,15 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             }
         }
         Ok(())
+    }
+}
+
+/// Owned by this cluster, or by nobody while it has the cluster's label.
+pub(super) fn is_ours(meta: &ObjectMeta, uid: &str, name: &str) -> bool {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) => owner.uid == uid,
+        None => meta.labels.as_ref().and_then(|l| l.get(names::CLUSTER_LABEL)).is_some_and(|label| label == name),
     }
 }
 

@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use chronik_operator::api::{ChronikCluster, ChronikClusterStatus};
 use chronik_operator::observed::{BrokerFacts, NodeId};
 use chronik_operator::ports::{
-    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kube, KubeError, LeadersMoved,
-    Object, ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
+    BrokerAddress, BrokerError, Brokers, Children, ClaimPatch, Event, Expansion, Key, Kind, Kube, KubeError,
+    LeadersMoved, Object, ObjectRef, Propagation, QuorumChange, RebalanceFacts, RebalanceLimits,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::kubernetes::{NAME, Versions};
 use crate::world::World;
@@ -172,8 +172,9 @@ impl Kube for Client {
             let objects = self.cached(world, "objects", |world| &world.kube.lists.objects);
             let pods = self.cached(world, "pods", |world| &world.kube.lists.pods);
             let claims = self.cached(world, "claims", |world| &world.kube.lists.claims);
-            let objects: Vec<Object> =
-                objects.iter().flat_map(|list| list.iter()).filter(|o| Self::labelled(o.meta())).cloned().collect();
+            let control = ObjectRef { kind: Kind::Secret, name: format!("{NAME}-control") };
+            let shown = |o: &&Object| Self::labelled(o.meta()) || o.reference() == control;
+            let objects: Vec<Object> = objects.iter().flat_map(|list| list.iter()).filter(shown).cloned().collect();
             let replicas = objects.iter().find_map(|object| match object {
                 Object::StatefulSet(set) => set.spec.as_ref().and_then(|spec| spec.replicas),
                 _ => None,
@@ -242,6 +243,26 @@ impl Kube for Client {
                 world.passes.entry(self.operator).or_default().restarted = Some(name.to_owned());
             }
             world.tell("operator", format_args!("{} deletes pod {name}: {result:?}", self.operator));
+            result
+        })
+        .await
+    }
+
+    async fn own_pod(&self, _: &Key, name: &str, uid: &str, owner: &OwnerReference) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            world.judge_write(self.operator, &format!("owns pod {name}"));
+            let result = world.kube.own_pod(name, uid, owner);
+            world.tell("operator", format_args!("{} owns pod {name}: {result:?}", self.operator));
+            result
+        })
+        .await
+    }
+
+    async fn delete_claim(&self, _: &Key, name: &str, uid: &str) -> Result<(), KubeError> {
+        self.kube(true, |world| {
+            world.judge_delete_claim(self.operator, name, uid);
+            let result = world.kube.delete_claim(name, uid);
+            world.tell("operator", format_args!("{} deletes {name}: {result:?}", self.operator));
             result
         })
         .await

@@ -258,7 +258,18 @@ impl World {
                     ));
                 }
             }
-            QuorumChange::Remove(_) | QuorumChange::TransferLeader(_) => {}
+            QuorumChange::Demote(node) if quorum.voters.contains(&node.0) => {
+                let replicas = pass.set_replicas.unwrap_or(0).max(wanted);
+                let most = cluster.spec.voters_among(replicas);
+                if votes <= most {
+                    self.wrong(format!("voter {node} of {votes} becomes a learner, and {most} are wanted"));
+                } else if node.0 <= wanted && staying <= voters.min(replicas) {
+                    self.wrong(format!(
+                        "voter {node} stays and becomes a learner, and so are only {staying} of {voters}"
+                    ));
+                }
+            }
+            QuorumChange::Remove(_) | QuorumChange::Demote(_) | QuorumChange::TransferLeader(_) => {}
         }
     }
 
@@ -302,6 +313,21 @@ impl World {
             && old.step == new.step
         {
             self.wrong(format!("{:?} began at {:?} and now says {:?}", new.kind, old.started_at, new.started_at));
+        }
+    }
+
+    /// A claim is deleted that exists.
+    pub fn judge_delete_claim(&mut self, operator: usize, name: &str, uid: &str) {
+        self.judge_write(operator, &format!("deletes claim {name}"));
+        let there = self.kube.claims.get(name).is_some_and(|claim| claim.uid() == uid);
+        let Some(cluster) = self.pass(operator).cluster.filter(|_| there) else { return };
+        if cluster.spec.storage.retention.when_scaled != RetentionPolicy::Delete {
+            return self.wrong(format!("claim {name} is deleted and was to be retained"));
+        }
+        let replicas = self.kube.stateful_set().and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
+        let id = name.strip_prefix("data-").and_then(ordinal).map_or(0, |n| n + 1);
+        if id <= replicas || self.brokers.quorum.is_member(id) || self.brokers.serves(id) {
+            self.wrong(format!("claim {name} is deleted, and {replicas} brokers are there"));
         }
     }
 

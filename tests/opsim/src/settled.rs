@@ -109,8 +109,8 @@ impl World {
         }
         let voters = i32::try_from(brokers.quorum.voters.len()).unwrap_or(i32::MAX);
         let wanted = cluster.spec.voters();
-        // Voters leave only with their brokers.
-        if voters < wanted {
+        let most = cluster.spec.voters_among(cluster.spec.replicas.max(replicas));
+        if voters < wanted || voters > most {
             return Some(format!("{voters} voters, {wanted} are wanted"));
         }
         if brokers.partitions.iter().any(|p| p.target.is_some()) {

@@ -10,11 +10,11 @@ use chronik_operator::api::{
 use chronik_operator::observed::NodeId;
 use chronik_operator::ports::{FIELD_MANAGER, Kind, Object, ObjectRef, Propagation, QuorumChange};
 use chronik_opsim::brokers::{ClusterFile, Partition, Process, Registration, Run, Topic, Volume};
-use chronik_opsim::kubernetes::timestamp;
+use chronik_opsim::kubernetes::{Claim, timestamp};
 use chronik_opsim::plan::Plan;
 use chronik_opsim::world::{Pass, World};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodTemplateSpec, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
 fn named(name: &str) -> ObjectMeta {
@@ -281,10 +281,16 @@ fn the_quorum_gets_the_voters_that_are_wanted_and_fit() {
         world.judge_quorum(0, promote(4));
     });
     fails("voter 2 of 3 is removed", |world| world.judge_quorum(0, QuorumChange::Remove(NodeId(2))));
+    let demote = |id| QuorumChange::Demote(NodeId(id));
+    fails("voter 2 of 3 becomes a learner", |world| world.judge_quorum(0, demote(2)));
     passes(|world| {
         world.brokers.quorum.voters = [1, 2].into();
         world.brokers.quorum.learners = [3].into();
         world.judge_quorum(0, promote(3));
+    });
+    passes(|world| {
+        specified(world, |spec| spec.raft.voters = Some(1));
+        world.judge_quorum(0, demote(2));
     });
 }
 
@@ -383,12 +389,34 @@ fn what_another_controls_is_not_applied() {
     });
 }
 
+/// The disk of a fourth broker, which is gone.
+fn claim(world: &mut World) {
+    let metadata = ObjectMeta { uid: Some("c".into()), ..named("data-x-3") };
+    let claim = PersistentVolumeClaim { metadata, ..PersistentVolumeClaim::default() };
+    world.kube.claims.insert("data-x-3".into(), Claim { claim, grown_at: None });
+}
+
 #[test]
 fn disks_stay_unless_they_are_to_go() {
     fails("claim data-x-1 is gone", |world| world.judge_lost_claim("data-x-1"));
     fails("went with the cluster", |world| {
         world.kube.delete_cluster();
         world.judge_lost_claim("data-x-1");
+    });
+    fails("was to be retained", |world| {
+        claim(world);
+        world.judge_delete_claim(0, "data-x-3", "c");
+    });
+    fails("claim data-x-3 is deleted, and 4 brokers are there", |world| {
+        claim(world);
+        world.kube.apply("another", &set_of(4)).unwrap();
+        specified(world, |spec| spec.storage.retention.when_scaled = RetentionPolicy::Delete);
+        world.judge_delete_claim(0, "data-x-3", "c");
+    });
+    passes(|world| {
+        claim(world);
+        specified(world, |spec| spec.storage.retention.when_scaled = RetentionPolicy::Delete);
+        world.judge_delete_claim(0, "data-x-3", "c");
     });
     passes(|world| {
         world.judge.cluster_deleted(RetentionPolicy::Delete);

@@ -104,7 +104,7 @@ impl Brokers {
                 epoch: i64::try_from(broker.epoch).unwrap_or(0),
                 fenced: broker.fenced,
                 cordoned: broker.cordoned,
-                rack: String::new(),
+                rack: broker.rack.clone(),
                 version: broker.version.clone(),
                 incarnation: broker.incarnation.clone(),
                 directory_id: broker.directory.clone(),
@@ -171,6 +171,22 @@ impl Brokers {
         }
         broker.cordoned = cordoned;
         self.tell(format!("broker {id} is {}", if cordoned { "cordoned" } else { "no longer cordoned" }));
+        self.commit();
+        Ok(true)
+    }
+
+    /// Answers whether anything changed.
+    ///
+    /// # Errors
+    /// As the brokers would.
+    pub fn assign_rack(&mut self, now: u64, at: Id, id: Id, rack: &str) -> Result<bool> {
+        self.leads(now, at)?;
+        let Some(broker) = self.registered.get_mut(&id) else { return refused(format!("broker {id} is unknown")) };
+        if broker.rack == rack {
+            return Ok(false);
+        }
+        rack.clone_into(&mut broker.rack);
+        self.tell(format!("broker {id} is in rack '{rack}'"));
         self.commit();
         Ok(true)
     }

@@ -78,8 +78,8 @@ fn retains(set: &StatefulSet, deleted: bool) -> bool {
     word != Some("Delete")
 }
 
-fn has_owner(meta: &ObjectMeta) -> bool {
-    meta.owner_references.as_ref().is_some_and(|owners| !owners.is_empty())
+fn is_controlled(meta: &ObjectMeta) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
 }
 
 fn set_owners(meta: &mut ObjectMeta, owners: Option<Vec<OwnerReference>>) -> bool {
@@ -151,8 +151,9 @@ impl Cluster {
         for (name, state) in &mut self.pods {
             let labels = state.pod.metadata.labels.clone().unwrap_or_default();
             let matches = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-            if matches && !has_owner(&state.pod.metadata) && state.pod.metadata.deletion_timestamp.is_none() {
-                state.pod.metadata.owner_references = Some(vec![Self::owner("StatefulSet", uid, NAME)]);
+            if matches && !is_controlled(&state.pod.metadata) && state.pod.metadata.deletion_timestamp.is_none() {
+                let owner = Self::owner("StatefulSet", uid, NAME);
+                state.pod.metadata.owner_references.get_or_insert_default().push(owner);
                 adopted.push(format!("pod {name} is adopted"));
             }
         }
@@ -252,6 +253,25 @@ impl Cluster {
             return Err(KubeError::Conflict(format!("{name} is another pod now")));
         }
         self.terminate_pod(name);
+        Ok(())
+    }
+
+    /// Adds an owner to exactly that pod.
+    ///
+    /// # Errors
+    /// When it is absent or another.
+    pub fn own_pod(&mut self, name: &str, uid: &str, owner: &OwnerReference) -> Result<(), KubeError> {
+        let version = self.version();
+        let Some(state) = self.pods.get_mut(name) else { return Err(KubeError::NotFound(name.into())) };
+        let meta = &mut state.pod.metadata;
+        if meta.uid.as_deref() != Some(uid) {
+            return Err(KubeError::Conflict(format!("{name} is another pod now")));
+        }
+        let owners = meta.owner_references.get_or_insert_default();
+        owners.retain(|other| other.uid != owner.uid);
+        owners.push(owner.clone());
+        meta.resource_version = Some(version);
+        self.lists.pods.dirty = true;
         Ok(())
     }
 
