@@ -45,7 +45,7 @@ stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
 stage "operator on Kubernetes" tests/tools/kube.sh test
 # The same actions and the same seeds each time; `make soak`, `make sim` and `make opsim` draw fresh ones.
-stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-200}" -- --from "${OPSIM_FROM:-1}"
+stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-60}" -- --from "${OPSIM_FROM:-1}"
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-6}" "${SOAK_SEED:-3153053862}"
 beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-700}" -- --from "${SIM_FROM:-50000}" --threads 1
 failed=0
