@@ -150,11 +150,13 @@ impl<D: Disk + Clone> Replica<D> {
     /// Leadership goes to a voter when the change that ended this leader's vote was begun by its predecessor, which
     /// could not know. It leads on until one takes over: only the others' disks count.
     pub(crate) fn hand_over_if_voteless(&mut self) {
-        if self.is_leader() && !self.is_voter(self.config.node) && self.node.raft.lead_transferee.is_none() {
-            if let Some(successor) = self.best_successor() {
-                tracing::info!(target: "raft", to = successor.0, "this leader has no vote any more: it hands over");
-                self.node.transfer_leader(successor.raft_id());
-            }
+        let voteless = self.is_leader() && !self.is_voter(self.config.node);
+        if voteless
+            && self.node.raft.lead_transferee.is_none()
+            && let Some(successor) = self.best_successor()
+        {
+            tracing::info!(target: "raft", to = successor.0, "this leader has no vote any more: it hands over");
+            self.node.transfer_leader(successor.raft_id());
         }
     }
 }

@@ -162,6 +162,8 @@ fn retry(why: impl Into<String>) -> proto::Outcome {
 fn outcome(result: Result<CommandResult, Refusal>) -> proto::Outcome {
     match result {
         Ok(_) => done(),
+        // It will be understood when every broker is upgraded.
+        Err(Refusal::Command(error)) if error.code == ErrorCode::UnsupportedVersion => retry(error.message),
         Err(Refusal::Command(error)) => refused(error.message),
         Err(Refusal::Never(why)) => refused(why),
         Err(Refusal::NotNow(why)) => retry(why),

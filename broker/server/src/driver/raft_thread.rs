@@ -198,7 +198,7 @@ mod tests {
         assert!(!pace.is_due(1_001, false, Vec::new()));
         assert!(pace.is_due(1_002, false, one.clone()));
         assert!(!pace.is_due(1_003, false, one.clone()));
-        assert!(pace.is_due(1_004, false, both.clone()));
+        assert!(pace.is_due(1_004, false, both));
         assert!(pace.is_due(1_005, false, one.clone()), "it fell silent");
         assert!(!pace.is_due(1_004 + STATUS_MS, false, one.clone()));
         assert!(pace.is_due(1_005 + STATUS_MS, false, one), "some times per second in any case");
