@@ -44,6 +44,7 @@ fn said(doing: Option<&Doing>, problems: &[String], last: &ChronikClusterStatus)
         doing,
         waiting: &[],
         advertised: &none,
+        racks: None,
     };
     status(&input, last)
 }
