@@ -14,7 +14,7 @@ mod member;
 mod producer;
 mod reader;
 
-use chronik_model::{NodeId, TopicName};
+use chronik_model::{NodeId, TopicName, TopicPartition};
 
 use admin::Admin;
 use consumer::Consumer;
@@ -188,6 +188,15 @@ impl Client {
             Role::Consumer(role) => role.is_idle(),
             Role::Member(role) => role.is_idle(),
             Role::Admin(role) => role.is_idle(),
+        }
+    }
+
+    /// The partitions that an auditor has not read to their ends; `None` while it does not know any.
+    #[must_use]
+    pub fn unread(&self) -> Option<Vec<TopicPartition>> {
+        match &self.role {
+            Role::Consumer(role) => role.unread(),
+            Role::Producer(_) | Role::Member(_) | Role::Admin(_) => None,
         }
     }
 

@@ -91,7 +91,17 @@ impl Reader {
 
     /// An audit has read everything.
     pub(super) fn is_done(&self) -> bool {
-        !self.cursors.is_empty() && self.cursors.values().all(|cursor| cursor.done)
+        !self.cursors.is_empty() && self.unread().next().is_none()
+    }
+
+    /// Whether there is anything to read.
+    pub(super) fn knows_any(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
+    /// What an audit has not read to its end.
+    pub(super) fn unread(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.cursors.iter().filter(|(_, cursor)| !cursor.done).map(|(tp, _)| tp)
     }
 
     pub(super) fn describe(&self) -> String {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chronik_model::{NodeId, TopicName, TopicPartition};
 
 use super::start::{GROUP, spawn};
-use crate::client::{ConsumerConfig, Kind, ProducerConfig};
+use crate::client::{Client, ConsumerConfig, Kind, ProducerConfig};
 use crate::kernel::Micros;
 use crate::oracle::Violation;
 use crate::oracle::history::Outcome;
@@ -68,10 +68,7 @@ pub(crate) fn settle(world: &mut World, topics: &[TopicName]) -> Result<(), Viol
     world.kernel.trace.world(world.kernel.now, || "all is well; the audit begins".to_owned());
     spawn(world, AUDITOR, Kind::Auditor(ConsumerConfig { topics: topics.to_vec(), max_wait_ms: 500 }));
     let until = world.kernel.now + AUDIT;
-    wait(world, until, |world| {
-        let done = world.clients.get(&AUDITOR).is_none_or(|client| client.is_idle());
-        if done { Vec::new() } else { vec!["the audit is not done".to_owned()] }
-    })?;
+    wait(world, until, unread)?;
     world.oracle.at_end(&world.hosts, &mut world.kernel)
 }
 
@@ -153,6 +150,18 @@ fn unwritten(world: &World, topics: &[TopicName], since: Micros) -> Vec<String> 
         }
     }
     found
+}
+
+/// What the auditor has not read, of what anybody may lead.
+fn unread(world: &World) -> Vec<String> {
+    let Some(open) = world.clients.get(&AUDITOR).and_then(Client::unread) else {
+        return vec!["the auditor knows no partition".to_owned()];
+    };
+    let surveyed = survey::partitions(world);
+    let lost = |tp: &TopicPartition| {
+        surveyed.iter().any(|known| known.tp == *tp && !survey::has_eligible(&known.state, &world.budget.gone))
+    };
+    open.iter().filter(|tp| !lost(tp)).map(|tp| format!("{tp} was not read to its end")).collect()
 }
 
 /// Whether the workload's group commits again.
