@@ -245,7 +245,7 @@ async fn the_control_secret_is_found_without_its_label_and_asked_for_only_then()
     answers.push((200, secret));
     let (kube, server) = kube(&answers, Fence::open()).await;
     let found: Vec<String> =
-        kube.children(&key()).await.unwrap().objects.iter().map(|o| o.reference().to_string()).collect();
+        Box::pin(kube.children(&key())).await.unwrap().objects.iter().map(|o| o.reference().to_string()).collect();
     assert_eq!(found, ["Secret x-control"]);
     let seen = server.seen.lock().clone();
     assert_eq!((seen.len(), seen[9].uri.split('?').next()), (10, Some("/api/v1/namespaces/n/secrets/x-control")));
