@@ -55,6 +55,8 @@ pub struct Logs {
     wanted: BTreeMap<Key, BTreeSet<BTreeSet<NodeId>>>,
     /// All topics that had this name, in order.
     names: BTreeMap<TopicName, Vec<TopicId>>,
+    /// Topics that were deleted, and when: a slow broker may open its logs of them after that.
+    gone: BTreeMap<TopicId, Micros>,
     /// The newest version of the assignment that was without this broker.
     absent: BTreeMap<(Key, NodeId), i32>,
     /// The newest version of the assignment under which this broker was seen hosting it.
@@ -99,7 +101,9 @@ impl Logs {
             if !lives.contains(&key.0) {
                 lives.push(key.0);
             }
-            Ledger::new(tp.clone(), lives.len() == 1)
+            let mut ledger = Ledger::new(tp.clone(), lives.len() == 1);
+            ledger.deleted = self.gone.get(&key.0).copied();
+            ledger
         });
         (ledger, replica)
     }
@@ -326,6 +330,9 @@ impl Logs {
         asked: impl Fn(&TopicName) -> bool,
         now: Micros,
     ) -> Result<Vec<TopicName>, Violation> {
+        for (id, _) in self.known.keys().filter(|(id, _)| !exists(*id)) {
+            self.gone.entry(*id).or_insert(now);
+        }
         let mut deleted = Vec::new();
         for (key, ledger) in self.ledgers.iter_mut().filter(|(_, ledger)| ledger.deleted.is_none()) {
             if exists(key.0) || !self.known.contains_key(key) {
