@@ -18,6 +18,8 @@ from harness import kafka, raw
 from .recorder import decode, encode
 
 QUICK = {
+    # Begins with the first addresses again when none of those it was told of answers (KIP-899, KIP-1102).
+    "metadata.recovery.rebootstrap.trigger.ms": 10000,
     "retry.backoff.ms": 20, "retry.backoff.max.ms": 300, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 300,
     "socket.timeout.ms": 10000, "socket.connection.setup.timeout.ms": 3000, "log_level": 0,
 }
@@ -49,7 +51,7 @@ class Client(threading.Thread):
         self.closing = False
 
     def config(self, **more):
-        return {"bootstrap.servers": self.world.bootstrap(), "client.id": self.name, "error_cb": lambda _: None, **QUICK, **more}
+        return {"bootstrap.servers": self.world.bootstrap_for_long(), "client.id": self.name, "error_cb": lambda _: None, **QUICK, **more}
 
 
 class Loader(Client):

@@ -113,14 +113,24 @@ class World:
     def move(self, node):
         """Another address for a broker that does not run."""
         broker = self.cluster[node]
-        octet = int(broker.host.rpartition(".")[2])
-        octet = octet + 100 if octet < 100 else octet - 100
+        octet = self._other(broker)
         self.network.change_address(node, octet)
         broker.host = self.network.address(octet)
         self.publish()
 
+    @staticmethod
+    def _other(broker):
+        """The address it moves to and back."""
+        octet = int(broker.host.rpartition(".")[2])
+        return octet + 100 if octet < 100 else octet - 100
+
     def bootstrap(self):
         return self.cluster.bootstrap
+
+    def bootstrap_for_long(self):
+        """For a client that outlives moves: when all brokers move before it hears of any, it knows nobody but whom it began with."""
+        others = [f"{self.network.address(self._other(b))}:{b.kafka_port}" for b in self.cluster.brokers.values()]
+        return ",".join([self.cluster.bootstrap, *others])
 
     def kafka_addresses(self):
         return {node: (b.host, b.kafka_port) for node, b in self.cluster.brokers.items()}

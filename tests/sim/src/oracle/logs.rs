@@ -243,20 +243,27 @@ impl Logs {
         Err(Violation { invariant: 8, text })
     }
 
-    /// Whose log may go: those who are no replicas, and those who were none in between.
+    /// Whose log may go: those who are no replicas, and those who were none in between. Also where nothing was seen of them yet.
     fn dismiss(&mut self, key: &Key, before: Option<&PartitionState>, state: &PartitionState) {
+        let Some(before) = before else { return };
+        let version = state.partition_epoch.0;
+        // Several versions may be committed within one event; who is in sync was none in none of them.
+        let unseen = version > before.partition_epoch.0 + 1;
+        for node in before.replicas.iter().chain(&state.replicas) {
+            let again = before.replicas.contains(node) && !before.adding.contains(node) && state.adding.contains(node);
+            let absent = if !state.replicas.contains(node) {
+                version
+            } else if again || (unseen && !state.isr.contains(node)) {
+                version - 1
+            } else {
+                continue;
+            };
+            self.absent.insert((*key, *node), absent);
+        }
         let Some(replicas) = self.replicas.get_mut(key) else { return };
         for (node, replica) in replicas {
-            let again = |before: &PartitionState| {
-                before.replicas.contains(node) && !before.adding.contains(node) && state.adding.contains(node)
-            };
-            if !state.replicas.contains(node) {
-                self.absent.insert((*key, *node), state.partition_epoch.0);
-                replica.dismissed = true;
-            } else if before.is_some_and(again) {
-                self.absent.insert((*key, *node), state.partition_epoch.0 - 1);
-                replica.dismissed = true;
-            }
+            let again = before.replicas.contains(node) && !before.adding.contains(node) && state.adding.contains(node);
+            replica.dismissed |= !state.replicas.contains(node) || again;
         }
     }
 
