@@ -391,8 +391,12 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
     /// The end of an orderly shutdown: nothing is appended any more, and everything is on disk.
     ///
     /// # Errors
-    /// The disk failed: the shutdown is not clean.
+    /// The disk failed, now or before: the shutdown is not clean. A change of the log that failed half-way left memory and
+    /// disk different, so nothing may be written from the one that vouches for the other; the next start recovers the log.
     pub fn settle(&mut self) -> Result<(), LogError> {
+        if self.replica.is_io_fenced() {
+            return Err(LogError::Offline(format!("{} was stopped by a storage failure", self.tp)));
+        }
         // A fetcher or a group may be about to append still: the marker would vouch for what was never synced.
         let effects = self.replica.fence_after_io_error();
         self.run(effects, &mut Vec::new());

@@ -372,6 +372,18 @@ fn checkpoints_bring_the_high_watermark_and_a_log_start_that_was_moved_back() {
 }
 
 #[test]
+fn a_log_whose_change_failed_half_way_does_not_end_in_order() {
+    let mut leader = Node::start(1, Durability::Os);
+    leader.apply(&led_by(1, 1, &[1]));
+    leader.produce(1, &["a"]).unwrap();
+    // A read that fails while the log is cut stops this replica and leaves the directory in service.
+    let effects = leader.partition.replica.fence_after_io_error();
+    leader.partition.run(effects, &mut Vec::new());
+    assert!(leader.log_dir.check().is_ok());
+    assert!(matches!(leader.partition.settle(), Err(LogError::Offline(_))));
+}
+
+#[test]
 fn a_directory_of_another_topic_of_the_name_is_set_aside_and_only_its_own_deletion_removes_it() {
     let node = Node::start(1, Durability::Os);
     let (tp, other) = (TopicPartition::new("t", 0), chronik_model::Uuid([8; 16]));
