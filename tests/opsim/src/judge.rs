@@ -136,9 +136,11 @@ impl World {
             }
             return;
         }
-        // One that is made anew may have to take brokers along that still hold data.
+        // One that is made anew may have to take brokers along that still hold data, and so may one that somebody else shrank.
         let there = self.kube.stateful_set().is_some();
-        if there && new > old && old > 0 && new > cluster.spec.replicas {
+        let counts = self.brokers.replica_counts();
+        let returns = self.brokers.quorum.is_member(new) || counts.get(&new).is_some_and(|held| *held > 0);
+        if there && new > old && old > 0 && new > cluster.spec.replicas && !returns {
             self.wrong(format!("the StatefulSet grows from {old} to {new}, and {} are wanted", cluster.spec.replicas));
         }
         if new < old {

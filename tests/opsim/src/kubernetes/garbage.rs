@@ -49,6 +49,15 @@ impl Cluster {
             .filter(|(_, claim)| lost(&claim.claim.metadata) && claim.claim.metadata.deletion_timestamp.is_none())
             .map(|(name, _)| name.clone())
             .collect();
+        // Who has an owner left loses only the references to those that are gone, and may be adopted.
+        let metas = self.pods.values_mut().map(|state| &mut state.pod.metadata);
+        for meta in metas.chain(self.claims.values_mut().map(|claim| &mut claim.claim.metadata)) {
+            let owners = meta.owner_references.iter().flatten();
+            let gone: Vec<String> = owners.map(|owner| owner.uid.clone()).filter(|uid| !alive.contains(uid)).collect();
+            if gone.len() < meta.owner_references.iter().flatten().count() {
+                gone.iter().for_each(|uid| disown(meta, uid));
+            }
+        }
         for reference in objects {
             self.tell(format!("{reference} is collected"));
             self.objects.remove(&reference);
