@@ -18,8 +18,9 @@ from harness import kafka, raw
 from .recorder import decode, encode
 
 QUICK = {
-    # Begins with the first addresses again when none of those it was told of answers (KIP-899, KIP-1102).
-    "metadata.recovery.rebootstrap.trigger.ms": 10000,
+    # librdkafka's own re-bootstrap (KIP-899), begun when no broker answers, at times leaves a consumer without any broker for good. It
+    # keeps those it began with instead, which are all addresses there are.
+    "metadata.recovery.strategy": "none",
     "retry.backoff.ms": 20, "retry.backoff.max.ms": 300, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 300,
     "socket.timeout.ms": 10000, "socket.connection.setup.timeout.ms": 3000, "log_level": 0,
 }

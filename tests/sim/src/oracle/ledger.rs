@@ -96,6 +96,8 @@ pub struct Ledger {
     pub struck: Option<NodeId>,
     /// When the topic was deleted.
     pub deleted: Option<Micros>,
+    /// When a replica was last taken away.
+    pub left: Option<Micros>,
 }
 
 impl Ledger {
@@ -115,6 +117,7 @@ impl Ledger {
             log_start: 0,
             struck: None,
             deleted: None,
+            left: None,
         }
     }
 

@@ -200,8 +200,8 @@ impl Logs {
     ///
     /// # Errors
     /// It has to.
-    pub fn vanished(&mut self, key: &Key, node: NodeId) -> Result<(), Violation> {
-        let (Some(ledger), Some(all)) = (self.ledgers.get(key), self.replicas.get_mut(key)) else { return Ok(()) };
+    pub fn vanished(&mut self, key: &Key, node: NodeId, now: Micros) -> Result<(), Violation> {
+        let (Some(ledger), Some(all)) = (self.ledgers.get_mut(key), self.replicas.get_mut(key)) else { return Ok(()) };
         let Some(replica) = all.get_mut(&node) else { return Ok(()) };
         // One that was dismissed before its broker had even heard of the assignment has no record of that here.
         let is_replica = self.known.get(key).is_some_and(|known| known.state.replicas.contains(&node));
@@ -212,6 +212,7 @@ impl Logs {
             let text = format!("{}: the log of b{node} vanished, which is a replica", ledger.tp);
             return Err(Violation { invariant: 11, text });
         }
+        ledger.left = Some(now);
         replica.vanish();
         Ok(())
     }

@@ -294,7 +294,7 @@ const CASES: &[Case] = &[
         if !flaw {
             logs.topics_are(|_| false, |_| true, 0)?;
         }
-        logs.vanished(&key(), A)
+        logs.vanished(&key(), A, 9)
     }),
     (11, "it stopped in order, and ends at 1", |flaw| {
         let mut logs = Logs::default();

@@ -143,7 +143,7 @@ impl Oracle {
             // A quorum that failed within this event may have applied, before that, what nobody could look at.
             if !broker.quorum().failed {
                 for (key, _) in quick.partitions.iter().filter(|(key, _)| !keys.contains(key)) {
-                    self.logs.vanished(key, node)?;
+                    self.logs.vanished(key, node, self.now)?;
                 }
             }
         }
