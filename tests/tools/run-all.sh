@@ -44,10 +44,14 @@ stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
 stage "operator on Kubernetes" tests/tools/kube.sh test
-# The same actions and the same seeds each time; `make soak`, `make sim` and `make opsim` draw fresh ones.
 stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-60}" -- --from "${OPSIM_FROM:-1}"
-beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-6}" "${SOAK_SEED:-3153053862}"
-beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-700}" -- --from "${SIM_FROM:-50000}" --threads 1
+# The soak and the simulator draw fresh seeds and print them, unless SOAK_SEED and SIM_FROM say which.
+beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" ${SOAK_SEED:+"$SOAK_SEED"}
+if [ -n "${SIM_FROM:-}" ]; then
+    beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-2000}" -- --from "$SIM_FROM" --threads 1
+else
+    beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
+fi
 failed=0
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
 joined "simulator" || failed=1
