@@ -44,7 +44,7 @@ stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
 stage "operator on Kubernetes" tests/tools/kube.sh test
-stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-60}" -- --from "${OPSIM_FROM:-1}"
+stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-2000}" -- --from "${OPSIM_FROM:-1}"
 # The soak and the simulator draw fresh seeds and print them, unless SOAK_SEED and SIM_FROM say which.
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" ${SOAK_SEED:+"$SOAK_SEED"}
 if [ -n "${SIM_FROM:-}" ]; then

@@ -20,7 +20,7 @@ pub struct ChronikClusterStatus {
     /// Summary for people; derived from the rest.
     #[serde(default)]
     pub phase: Phase,
-    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, Paused; RacksAssigned where spec.rack is given.
+    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, StorageGrowthBlocked, Paused; RacksAssigned where spec.rack is given.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -114,6 +114,8 @@ pub enum ConditionType {
     SpecValid,
     /// Brokers should be removed and cannot.
     ScaleDownBlocked,
+    /// Disks should grow and cannot.
+    StorageGrowthBlocked,
     /// The operator only looks.
     Paused,
     /// Brokers have the racks that `spec.rack` asks for; absent without it.
@@ -129,6 +131,7 @@ impl ConditionType {
         Self::Degraded,
         Self::SpecValid,
         Self::ScaleDownBlocked,
+        Self::StorageGrowthBlocked,
         Self::Paused,
         Self::RacksAssigned,
     ];
@@ -143,6 +146,7 @@ impl ConditionType {
             Self::Degraded => "Degraded",
             Self::SpecValid => "SpecValid",
             Self::ScaleDownBlocked => "ScaleDownBlocked",
+            Self::StorageGrowthBlocked => "StorageGrowthBlocked",
             Self::Paused => "Paused",
             Self::RacksAssigned => "RacksAssigned",
         }

@@ -21,7 +21,8 @@ pub(super) fn promote(wanted: &Wanted, view: &View) -> Flow {
     let Some((_, cluster)) = view.leader() else { return Flow::Continue };
     let stay = wanted.replicas.min(view.size());
     let stays = |node: &&NodeId| node.0 <= stay;
-    let voters = cluster.voters.iter().filter(stays).count();
+    // Also one whose pod another hand took away: it returns, or leaves the quorum first.
+    let voters = cluster.voters.iter().filter(|node| node.0 <= wanted.replicas).count();
     if count(voters) >= wanted.voters.min(stay) {
         return Flow::Continue;
     }

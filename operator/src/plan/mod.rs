@@ -236,16 +236,19 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
     Plan { step: Step::None, why: String::new(), doing, waiting, again }
 }
 
-/// Which of the changes that wait the status shows: one that proceeds, else one that will by itself, else one that is held back. Among
+/// Which of the changes that wait the status shows: one that proceeds, else what a person has to approve so that a
+/// broken broker is repaired, as others wait for that, else one that will go on by itself, else one that is held back. Among
 /// equals the one that is shown already, so that two that wait do not take turns; then in the order of the parts.
 fn shown<'a>(waiting: &'a [Doing], view: &View) -> Option<&'a Doing> {
     let rank = |doing: &&Doing| {
         let waits = if doing.holds.is_empty() {
             0
-        } else if doing.holds.iter().all(|hold| passes_soon(hold.gate)) {
+        } else if doing.node.is_some() && doing.holds.iter().any(|hold| hold.gate == Gate::ManualApproval) {
             1
-        } else {
+        } else if doing.holds.iter().all(|hold| passes_soon(hold.gate)) {
             2
+        } else {
+            3
         };
         (waits, !view.doing(doing.kind))
     };

@@ -12,6 +12,9 @@ use crate::ports::QuorumChange;
 /// How long nobody must have served before brokers without a quorum are restarted.
 const NOBODY_SERVES: Duration = Duration::from_secs(60);
 
+/// How long a pod must not have run before it is made anew of a template that nobody approved.
+const DEAD: Duration = Duration::from_secs(60);
+
 /// A process that has run for less has just been restarted.
 const JUST_STARTED_MS: u64 = 30_000;
 
@@ -44,13 +47,12 @@ pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
     Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(), why)
 }
 
-/// Restarts a pod that is not ready and runs an old template: the new one may be the cure.
+/// Restarts a pod that is not ready and runs an old template: the new one may be the cure. Where restarts have to be approved only one that has
+/// not run for a while: nobody loses anything by that, and whoever else deletes it gets the new template as well.
 pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     let outdated = |node: &NodeId| view.pods.get(node).is_some_and(|pod| !pod.ready && pod.revision != wanted.revision);
-    let candidates: Vec<NodeId> = view.members().filter(outdated).collect();
-    if candidates.is_empty() || wanted.restarts_held.is_some() {
-        return Flow::Continue;
-    }
+    let mut candidates: Vec<NodeId> = view.members().filter(outdated).collect();
+    let Some(first) = candidates.first().copied() else { return Flow::Continue };
     let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
     let waits = |node| Doing::of(Operation::RollingRestart, OperationStep::Begin, node);
     let act = |node: NodeId, why: &str| match view.pods.get(&node) {
@@ -59,17 +61,24 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
         }
         None => Flow::Continue,
     };
+    let long = |since, least| Duration::try_from(view.now.duration_since(since)).is_ok_and(|age| age >= least);
+    if let Some(message) = &wanted.restarts_held {
+        let dead = |pod: &super::PodView| pod.down && pod.ready_since.is_none_or(|since| long(since, DEAD));
+        candidates.retain(|node| view.pods.get(node).is_some_and(dead));
+        if candidates.is_empty() {
+            return Flow::Wait(waits(first).held(Gate::ManualApproval, message.clone()));
+        }
+    }
     if view.member_away() {
-        let node = candidates.first().copied().unwrap_or(NodeId(1));
-        return Flow::Wait(waits(node).held(Gate::PodNotGone, "another pod is being made anew"));
+        return Flow::Wait(waits(first).held(Gate::PodNotGone, "another pod is being made anew"));
     }
     if let Some(node) = candidates.iter().find(|node| view.pods.get(node).is_some_and(|pod| pod.down)) {
         return act(*node, "does not run and has an old template");
     }
     let Some(node) = candidates.first().copied() else { return Flow::Continue };
     let Some((leader, cluster)) = view.leader() else {
-        let long = |since| Duration::try_from(view.now.duration_since(since)).is_ok_and(|age| age >= NOBODY_SERVES);
-        let silent = |pod: &super::PodView| !pod.ready && pod.ready_since.is_some_and(long);
+        let silent =
+            |pod: &super::PodView| !pod.ready && pod.ready_since.is_some_and(|since| long(since, NOBODY_SERVES));
         let nobody = view.members().all(|node| view.pods.get(&node).is_some_and(silent));
         return if nobody {
             act(node, "does not serve, like all the others, and has an old template")

@@ -402,13 +402,13 @@ fn a_restart_waits_for_every_gate() {
 }
 
 #[test]
-fn under_a_manual_policy_nobody_is_restarted() {
+fn under_a_manual_policy_nobody_who_runs_or_has_just_ended_is_restarted() {
     let to = Wanted { revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(3) };
     let held = plan(&to, &healthy(3));
     assert_eq!((held.step.clone(), gates(&held)), (Step::None, vec![Gate::ManualApproval]));
     let mut broken = healthy(3);
     let pod = broken.pods.get_mut(&NodeId(2)).unwrap();
-    (pod.ready, pod.down) = (false, true);
+    (pod.ready, pod.down, pod.ready_since) = (false, true, Some(now() - 10.seconds()));
     assert_eq!(restarted(&plan(&to, &broken)), None);
 }
 

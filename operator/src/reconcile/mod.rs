@@ -17,8 +17,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::{
-    APPROVED_REVISION_ANNOTATION, ChronikCluster, ChronikClusterStatus, Gate, RetentionPolicy, RolloutPolicy,
-    ScaleDownPolicy, StorageType, UpgradePolicy,
+    APPROVED_REVISION_ANNOTATION, ChronikCluster, ChronikClusterStatus, ConditionType, Gate, RetentionPolicy,
+    RolloutPolicy, ScaleDownPolicy, StorageType, UpgradePolicy,
 };
 use crate::build;
 use crate::mutant;
@@ -262,10 +262,12 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         if Some(self.written.observed_generation) != self.observed.cluster.metadata.generation {
             return false;
         }
-        let held = self.written.operation.iter().flat_map(|op| &op.blocked_by);
-        let since = held.filter(|b| b.gate == Gate::StorageClassNotExpandable).map(|b| b.since.0).next();
-        since.is_some_and(|since| {
-            let age = now.duration_since(since).as_secs();
+        // The condition and not the change under way: that may be another one.
+        let (blocked, refused) =
+            (ConditionType::StorageGrowthBlocked.as_str(), Gate::StorageClassNotExpandable.as_str());
+        let held = self.written.conditions.iter().find(|c| c.type_ == blocked && c.reason == refused);
+        held.is_some_and(|condition| {
+            let age = now.duration_since(condition.last_transition_time.0).as_secs();
             age < 600 || age % 600 >= 15
         })
     }

@@ -59,6 +59,7 @@ pub(super) fn fill(
                 }
             }
             ConditionType::ScaleDownBlocked => scale_down_blocked(input),
+            ConditionType::StorageGrowthBlocked => storage_growth_blocked(input),
             ConditionType::Paused => {
                 if input.spec.paused {
                     yes("Paused", "spec.paused is set: the operator changes nothing")
@@ -158,6 +159,16 @@ fn scale_down_blocked(input: &Input<'_>) -> Verdict {
     }
 }
 
+/// Said whichever change the status shows: what a person has to settle must not hide behind another that waits.
+fn storage_growth_blocked(input: &Input<'_>) -> Verdict {
+    let waiting = input.waiting.iter().chain(input.doing).filter(|doing| doing.kind == Operation::StorageGrowth);
+    let held = waiting.flat_map(|doing| &doing.holds).find(|hold| !passes_soon(hold.gate));
+    match held {
+        Some(hold) => yes(hold.gate.as_str(), hold.message.clone()),
+        None => no("NotBlocked", ""),
+    }
+}
+
 /// What is broken or takes too long.
 fn degraded(
     input: &Input<'_>,
@@ -200,7 +211,9 @@ fn degraded(
             op.kind,
             Operation::Bootstrap | Operation::ScaleUp | Operation::Start | Operation::Stop | Operation::RollingRestart
         );
-        if pods_come_and_go {
+        // Restarts that a person has to approve do not explain why a pod is not ready.
+        let unapproved = op.blocked_by.iter().any(|b| b.gate == Gate::ManualApproval);
+        if pods_come_and_go && !unapproved {
             return None;
         }
     }

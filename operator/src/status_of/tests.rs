@@ -28,6 +28,15 @@ fn wanted() -> Wanted {
 }
 
 fn said(doing: Option<&Doing>, problems: &[String], last: &ChronikClusterStatus) -> ChronikClusterStatus {
+    said_of(doing, &[], problems, last)
+}
+
+fn said_of(
+    doing: Option<&Doing>,
+    waiting: &[Doing],
+    problems: &[String],
+    last: &ChronikClusterStatus,
+) -> ChronikClusterStatus {
     let cluster = ChronikCluster::new("x", ChronikClusterSpec::default());
     let spec = cluster.spec.clone();
     let observed =
@@ -42,7 +51,7 @@ fn said(doing: Option<&Doing>, problems: &[String], last: &ChronikClusterStatus)
         wanted: &wanted,
         view: &view,
         doing,
-        waiting: &[],
+        waiting,
         advertised: &none,
         racks: None,
     };
@@ -66,4 +75,21 @@ fn what_only_kubernetes_refuses_is_told_by_gate_and_condition_alike_and_once() {
     assert_eq!(said(Some(&doing), &[], &held), held, "the same again says the same");
     assert_eq!(condition(&said(None, &["wrong".into()], &held)).2, "wrong");
     assert_eq!(condition(&said(None, &[], &held)).0, "True");
+}
+
+#[test]
+fn disks_that_cannot_grow_are_told_beside_whatever_else_is_shown() {
+    let held = |kind, gate: Gate| {
+        let hold = Hold { gate, message: gate.as_str().to_owned() };
+        Doing { kind, step: OperationStep::Begin, node: None, holds: vec![hold] }
+    };
+    let condition = |gate| {
+        let (shown, hidden) =
+            (held(Operation::ScaleDown, Gate::ReplicationFactorTooHigh), held(Operation::StorageGrowth, gate));
+        let status = said_of(Some(&shown), &[hidden, shown.clone()], &[], &Default::default());
+        let found = status.conditions.iter().find(|c| c.type_ == "StorageGrowthBlocked").unwrap();
+        (found.status.clone(), found.reason.clone())
+    };
+    assert_eq!(condition(Gate::StorageClassNotExpandable), ("True".into(), "StorageClassNotExpandable".into()));
+    assert_eq!(condition(Gate::StorageResizePending), ("False".into(), "NotBlocked".into()));
 }

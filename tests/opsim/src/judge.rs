@@ -93,8 +93,10 @@ impl World {
 
     /// A claim was patched. Where classes cannot be read, one that cannot grow is asked now and then all the same.
     pub fn judge_patch(&mut self, operator: usize, refused: bool) {
-        let often = self.judge.refused_at.is_some_and(|at| at + 500_000 > self.now);
-        if refused {
+        // A few times within moments are one time: nobody counts passes.
+        let ago = self.judge.refused_at.map(|at| self.now.saturating_sub(at));
+        let often = ago.is_some_and(|ago| (20_000..500_000).contains(&ago));
+        if refused && ago.is_none_or(|ago| ago >= 20_000) {
             self.judge.refused_at = Some(self.now);
         }
         if !refused || often {
@@ -359,7 +361,13 @@ impl World {
         for id in ready {
             self.judge.down.remove(&id);
         }
-        if let Some(replicas) = self.kube.stateful_set().and_then(|set| set.spec.as_ref()?.replicas) {
+        // Not that of a cluster which was deleted, and which is on its way out.
+        let cluster = self.kube.cluster.as_ref().and_then(|cluster| cluster.metadata.uid.clone());
+        let set = self.kube.stateful_set().filter(|set| {
+            let owners = set.metadata.owner_references.as_deref().unwrap_or_default();
+            owners.is_empty() || owners.iter().any(|owner| Some(&owner.uid) == cluster.as_ref())
+        });
+        if let Some(replicas) = set.and_then(|set| set.spec.as_ref()?.replicas) {
             self.judge.set_replicas = Some(replicas);
             self.judge.down.retain(|id, _| *id <= replicas);
         }

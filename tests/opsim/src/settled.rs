@@ -132,8 +132,12 @@ impl World {
         if self.plan.expandable {
             return Some(format!("the disk of broker {id} is smaller than {wanted} GiB"));
         }
-        (!Self::gates(cluster).contains(&Gate::StorageClassNotExpandable))
-            .then(|| "disks cannot grow and StorageClassNotExpandable is not named".into())
+        // Another change that is held back may be the one that is shown.
+        if Self::gates(cluster).is_empty() {
+            return Some("disks cannot grow and no gate is named".into());
+        }
+        (!Self::says(cluster, "StorageGrowthBlocked"))
+            .then(|| "disks cannot grow, and StorageGrowthBlocked is not True".into())
     }
 
     /// The summary agrees.

@@ -279,7 +279,7 @@ impl World {
         if spec.config.contains_key("sim.crash") || spec.image.as_deref().is_some_and(|image| image.contains("bad")) {
             self.perform(&Action::Mend);
         }
-        if self.brokers.volumes.values().any(crate::brokers::Volume::full) {
+        if self.brokers.volumes.values().any(crate::brokers::Volume::almost_full) {
             let size = crate::kubernetes::gibibytes(&spec.storage.size);
             self.perform(&Action::Grow(size + 20));
         }

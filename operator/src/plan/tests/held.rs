@@ -150,3 +150,33 @@ fn disks_without_a_mark_are_named_and_hold_up_nothing() {
     view.founded = false;
     assert_eq!(unmarked(&view), []);
 }
+
+#[test]
+fn without_an_approval_only_a_pod_that_has_not_run_for_a_while_gets_the_new_template() {
+    let to = Wanted { revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(3) };
+    let broken = |down: bool, seconds: Option<i64>| {
+        let mut view = healthy(3);
+        let pod = view.pods.get_mut(&NodeId(2)).unwrap();
+        (pod.ready, pod.down, pod.ready_since) = (false, down, seconds.map(|s| now() - s.seconds()));
+        plan(&to, &view)
+    };
+    assert_eq!(restarted(&broken(true, Some(60))), Some(2));
+    assert_eq!(restarted(&broken(true, None)), Some(2), "one that never was anywhere");
+    for (down, seconds) in [(true, 59), (false, 6000)] {
+        let waits = broken(down, Some(seconds));
+        assert_eq!(waits.step, Step::None);
+        let shown = waits.doing.as_ref().unwrap();
+        assert_eq!((shown.kind, shown.node), (Operation::RollingRestart, Some(NodeId(2))));
+        assert_eq!(shown.holds[0].gate, Gate::ManualApproval);
+    }
+}
+
+#[test]
+fn the_approval_that_a_broken_broker_needs_is_shown_before_what_waits_for_that_broker() {
+    let mut view = healthy(3);
+    view.rebalance = Some(RebalanceStatus::default());
+    view.pods.get_mut(&NodeId(2)).unwrap().ready = false;
+    doing(&mut view, Operation::Rebalance, OperationStep::AwaitPods, None);
+    let to = Wanted { revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(3) };
+    assert_eq!(shown_in_turn(&to, view, 2), [Operation::RollingRestart; 2]);
+}

@@ -149,3 +149,18 @@ fn whoever_votes_and_whatever_is_asked_for_the_voters_come_to_rest_at_what_was_a
     }
     assert!(seen > 1000, "only {seen} changes");
 }
+
+#[test]
+fn a_voter_whose_pod_another_hand_took_away_is_not_replaced_while_its_broker_is_wanted() {
+    let mut view = healthy(5);
+    members(&mut view, &[1, 3, 5], 1);
+    view.set.as_mut().unwrap().replicas = 4;
+    view.pods.get_mut(&NodeId(5)).unwrap().terminating = true;
+    let to = Wanted { voters: 3, ..wanted(5) };
+    let next = plan(&to, &view);
+    assert_eq!(next.step, Step::None, "{next:?}");
+    assert!(gates(&next).iter().all(|gate| *gate == Gate::PodNotGone), "{next:?}");
+    view.pods.remove(&NodeId(5));
+    view.set.as_mut().unwrap().status_replicas = 4;
+    assert_eq!(plan(&to, &view).step, Step::Resize { from: Some(4), to: 5 });
+}

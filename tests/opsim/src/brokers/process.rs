@@ -30,6 +30,12 @@ impl Volume {
     pub const fn full(&self) -> bool {
         self.used >= self.capacity
     }
+
+    /// Whether the operator calls the cluster degraded because of it.
+    #[must_use]
+    pub const fn almost_full(&self) -> bool {
+        self.used * 10 >= self.capacity * 9
+    }
 }
 
 /// The mounted `cluster.yaml`.
