@@ -158,6 +158,12 @@ impl<D: Disk + Clone> Replica<D> {
                 self.heard.retain(|id, _| state.voters.contains(id) || state.learners.contains(id));
                 tracing::debug!(target: "raft", index = entry.index, members = ?self.membership, "members changed");
                 effects.membership = Some(self.membership.clone());
+                // Its predecessor began the removal of this leader. Raft has dropped its progress with its membership and panics at the
+                // next commit; a demoted leader keeps it, and hands over.
+                let me = self.config.node.raft_id();
+                if self.is_leader() && !state.voters.contains(&me) && !state.learners.contains(&me) {
+                    self.node.raft.become_follower(self.node.raft.term, raft::INVALID_ID);
+                }
             }
             // Every replica refuses it alike.
             Err(e) => self.last_error = Some(format!("membership change at {} not applied: {e}", entry.index)),

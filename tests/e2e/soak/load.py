@@ -18,9 +18,6 @@ from harness import kafka, raw
 from .recorder import decode, encode
 
 QUICK = {
-    # librdkafka's own re-bootstrap (KIP-899), begun when no broker answers, at times leaves a consumer without any broker for good. It
-    # keeps those it began with instead, which are all addresses there are.
-    "metadata.recovery.strategy": "none",
     "retry.backoff.ms": 20, "retry.backoff.max.ms": 300, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 300,
     "socket.timeout.ms": 10000, "socket.connection.setup.timeout.ms": 3000, "log_level": 0,
 }
@@ -162,6 +159,9 @@ def _flush(client, run, assignment_of, more):
 # librdkafka (issue 5586) never asks again for the offsets of partitions whose OffsetFetch was answered with NOT_COORDINATOR, and
 # never reads them. Who uses it has to begin anew.
 FORGOTTEN = "Failed to fetch committed offsets for 0 partition(s)"
+# After all brokers were gone at once it may find none of them again ("no broker available for coordinator query", for ever), with and
+# without its own re-bootstrap (KIP-899). A consumer that hears of nothing for so many seconds begins anew, as its supervisor would see to.
+SILENCE = 30
 TRANSIENT = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 
 
@@ -173,6 +173,7 @@ class Member(Client):
         self.group, self.topics, self.cooperative = group, topics, cooperative
         self.assignments, self.next, self.fresh, self.generation = {}, {}, {}, -1
         self.commits, self.seen = {}, {}
+        self.heard = time.monotonic()
 
     def told(self):
         """What it owns and how far it came, for people."""
@@ -184,6 +185,7 @@ class Member(Client):
         return struct.unpack_from("=i", client.consumer_group_metadata(), 7)[0]
 
     def _assigned(self, client, partitions):
+        self.heard = time.monotonic()
         self.generation = self._current_generation(client)
         places = [(p.topic, p.partition) for p in partitions]
         owned = sorted({*places, *self.assignments})
@@ -228,6 +230,8 @@ class Member(Client):
             pass  # unknown, as every commit that nobody answers
 
     def _committed(self, error, partitions):
+        if error is None:
+            self.heard = time.monotonic()
         for p in partitions or ():
             for number, begun in self.commits.pop((p.topic, p.partition, p.offset), ()):
                 self.record("wrote", id=number, ok=True if error is None and p.error is None and sent_once(begun) else None)
@@ -246,10 +250,16 @@ class Member(Client):
             "on_commit": self._committed, "debug": "cgrp", "log_level": 7, "logger": client_log(self.world.dir),
         }))
         client.subscribe(self.topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
-        committed, stuck = time.monotonic(), False
+        self.heard = committed = time.monotonic()
+        stuck = False
         while not self.stopping.is_set() and not stuck:
             messages = client.consume(200, 0.2)
-            stuck = any(m.error() and FORGOTTEN in m.error().str() for m in messages)
+            if any(not m.error() for m in messages):
+                self.heard = time.monotonic()
+            silent = time.monotonic() - self.heard > SILENCE
+            stuck = silent or any(m.error() and FORGOTTEN in m.error().str() for m in messages)
+            if silent:
+                print(f"{self.name} heard nothing for {SILENCE} s and begins anew", flush=True)
             # What was taken from us within this very call is no longer ours to commit.
             good = [m for m in messages if not m.error() and (m.topic(), m.partition()) in self.assignments]
             for message in good:

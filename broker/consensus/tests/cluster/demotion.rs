@@ -4,7 +4,7 @@ use chronik_consensus::MembershipChange::{Demote, Promote, RemoveNode};
 use chronik_consensus::{MembershipError, Role};
 use chronik_model::NodeId;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, TICK_MS};
 
 fn ids(ids: &[i32]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
@@ -132,6 +132,60 @@ fn a_leader_that_finds_itself_without_a_vote_hands_over() {
         cluster.propose_many(leader, 3);
         cluster.ticks(60);
         assert_eq!((cluster.leader(), cluster.status(leader).term), (Some(leader), term), "and it stays calm");
+    }
+}
+
+#[test]
+fn a_leader_that_commits_its_own_removal_with_more_on_the_way_steps_down_alive() {
+    for first in 0..5 {
+        let mut cluster = Cluster::formed(5, 1);
+        let old = cluster.leader().expect("formed");
+        cluster.ticks(2);
+        let heir = others(&cluster, old)[0];
+        cluster.replica(old).change_membership(RemoveNode(NodeId(heir))).expect("allowed");
+        cluster.work(old);
+        while let Some(message) = cluster.network.pop_front() {
+            cluster.deliver(&message);
+        }
+        for id in others(&cluster, old) {
+            cluster.work(id);
+        }
+        cluster.kill(old);
+        // It proposes with each message that travels while it leads, so that answers come after it committed its removal.
+        let mut proposed = 0;
+        for _ in 0..50 {
+            cluster.now_ms += TICK_MS;
+            let now_ms = cluster.now_ms;
+            for id in cluster.running() {
+                // The others wait, so that the heir is the one.
+                cluster.replica(id).tick(if id == heir { now_ms } else { 0 });
+            }
+            loop {
+                for id in cluster.running() {
+                    cluster.work(id);
+                }
+                let leads = cluster.status(heir).role == Role::Leader;
+                proposed += i32::from(leads);
+                if leads && proposed > first && proposed < first + 4 {
+                    cluster.propose(heir).expect("leads");
+                }
+                let Some(message) = cluster.network.pop_front() else { break };
+                cluster.deliver(&message);
+            }
+            if cluster.nodes[&heir].roles_told.contains(&Role::Leader) {
+                break;
+            }
+        }
+        assert!(cluster.nodes[&heir].roles_told.contains(&Role::Leader), "the story needs it to lead for a moment");
+        assert_ne!(cluster.status(heir).role, Role::Leader);
+        cluster.ticks(30);
+        let leader = cluster.elect();
+        assert!(!cluster.status(leader).voters.contains(&NodeId(heir)));
+        // Nobody feeds it any more.
+        cluster.kill(heir);
+        cluster.propose_many(leader, 3);
+        cluster.ticks(2);
+        cluster.agreed();
     }
 }
 

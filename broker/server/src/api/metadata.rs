@@ -144,10 +144,13 @@ fn answer(
     // A broker that died a moment ago stays in the list for some seconds. librdkafka forgets a broker that is gone from it
     // while it moves that broker's partitions to their new leaders, and then stalls until its next refresh.
     let lately_lost = api.meta.lately_lost();
+    // After all were gone nobody is unfenced for a moment. From an empty list librdkafka learns to forget everybody, and may find
+    // nobody again: then those who are registered, of whom the one that answers is one.
+    let nobody = state.alive_brokers().next().is_none();
     MetadataResponse {
         brokers: state
             .brokers()
-            .filter(|broker| !broker.fenced || lately_lost.contains(&broker.node))
+            .filter(|broker| nobody || !broker.fenced || lately_lost.contains(&broker.node))
             .filter_map(|broker| {
                 let endpoint = endpoints::of(broker, &asker.connection)?;
                 Some(MetadataResponseBroker {

@@ -121,10 +121,10 @@ impl Logs {
         self.replica(key, node).is_some_and(Replica::is_stale)
     }
 
-    /// A process ended. What it never opened is as the process before it left it.
-    pub fn ended(&mut self, node: NodeId, how: Ended) {
+    /// A process ended. What it never opened is as the process before it left it: only the run that opened a log settles it.
+    pub fn ended(&mut self, node: NodeId, how: Ended, run: Option<u64>) {
         for replica in self.replicas.values_mut().filter_map(|all| all.get_mut(&node)) {
-            if replica.ended == Ended::Kept {
+            if replica.ended == Ended::Kept && (how != Ended::Settled || run == Some(replica.run)) {
                 replica.ended = how;
             }
         }
@@ -447,7 +447,7 @@ mod tests {
         let mut logs = logs(2);
         logs.strike(A, Strike::Power { durable: true, lied: true }, 1);
         // A process came and went without opening the log.
-        logs.ended(A, Ended::Kept);
+        logs.ended(A, Ended::Kept, None);
         logs.strike(A, Strike::Power { durable: true, lied: false }, 2);
         let replica = logs.replica(&key(), A).unwrap();
         assert_eq!((replica.ended, replica.damaged, replica.struck), (Ended::Uncertain, true, true));

@@ -146,6 +146,11 @@ impl Oracle {
         self.untrusted.insert(node);
     }
 
+    /// What the disk of a broker that does not run says at its next start may be wrong.
+    pub fn disk_damaged(&mut self, node: NodeId) {
+        self.strike(node, Strike::Damage);
+    }
+
     /// The disk is empty, or some of its files are damaged.
     pub fn disk_lost(&mut self, node: NodeId) {
         self.quorum.forget(node);
@@ -170,14 +175,14 @@ impl Oracle {
 
     /// A process ended, by itself with a code or killed.
     pub fn process_ended(&mut self, node: NodeId, code: Option<i32>) {
-        self.quick.remove(&node);
+        let run = self.quick.remove(&node).map(|quick| quick.run);
         let how = match code {
             _ if self.untrusted.contains(&node) => Ended::Uncertain,
             None => Ended::Kept,
             Some(0) => Ended::Settled,
             Some(_) => Ended::Uncertain,
         };
-        self.logs.ended(node, how);
+        self.logs.ended(node, how, run);
     }
 
     /// A broker refuses its storage. That is right after damage; without any it is found when it is missed.

@@ -19,7 +19,7 @@ const READ: usize = 1 << 20;
 /// The marks of all partitions of one broker as they were after its last event.
 #[derive(Debug, Default)]
 pub(super) struct Quick {
-    run: u64,
+    pub(super) run: u64,
     partitions: Vec<(Key, Marks)>,
 }
 
