@@ -51,6 +51,17 @@ impl Change {
         self.remove.as_deref().is_some_and(here) || self.insert.as_ref().is_some_and(|(path, _)| here(path))
     }
 
+    /// The directory that goes by this.
+    fn takes_away(&self) -> Option<&str> {
+        self.remove.as_deref().filter(|_| self.whole)
+    }
+
+    /// Some name is `dir` or below it.
+    fn is_in(&self, dir: &str) -> bool {
+        let names = self.remove.iter().chain(self.insert.iter().map(|(path, _)| path));
+        names.into_iter().any(|path| path == dir || is_below(path, dir))
+    }
+
     /// All names are below `dir`.
     fn is_below(&self, dir: &str) -> bool {
         self.remove.iter().chain(self.insert.iter().map(|(path, _)| path)).all(|path| is_below(path, dir))
@@ -145,7 +156,9 @@ impl Names {
     pub(super) fn sync(&mut self, dir: Option<&str>) {
         let mut rest: Vec<Change> = Vec::new();
         for change in std::mem::take(&mut self.changes) {
-            if dir.is_none_or(|dir| change.touches(dir)) {
+            // In a directory that took the name of one whose going is not durable: it can only come after that.
+            let early = rest.iter().filter_map(Change::takes_away).any(|gone| change.is_in(gone));
+            if dir.is_none_or(|dir| change.touches(dir) && !early) {
                 change.apply(&mut self.durable);
                 if let Some(gone) = change.remove.as_deref().filter(|_| change.whole) {
                     rest.retain(|earlier| !earlier.is_below(gone));
@@ -160,9 +173,17 @@ impl Names {
     /// Power is lost: each change survives or does not.
     pub(super) fn lose_power(&mut self, rng: &mut SplitMix64, keep_percent: u64) {
         let mut tree = std::mem::take(&mut self.durable);
+        // Directories that did not go after all. Another one of the name, with what lies in it, cannot have come then.
+        let mut stayed: Vec<String> = Vec::new();
         for change in std::mem::take(&mut self.changes) {
-            if rng.chance(keep_percent) {
+            let survives = rng.chance(keep_percent);
+            if stayed.iter().any(|dir| change.is_in(dir)) {
+                continue;
+            }
+            if survives {
                 change.apply(&mut tree);
+            } else if let Some(dir) = change.takes_away() {
+                stayed.push(dir.to_owned());
             }
         }
         // What lies in a directory that did not make it is not found.

@@ -329,3 +329,26 @@ fn an_observer_brings_no_fault_nearer_and_does_no_work() {
     assert_eq!(disk.take_cost(), Cost::default());
     assert!(file.read_at(0, TEXT.len()).is_err(), "it was still to come");
 }
+
+#[test]
+fn a_directory_of_a_name_that_was_free_only_for_the_process_is_not_mixed_with_the_old_one() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..200 {
+        let disk = MemDisk::new();
+        disk.create_dir("d").unwrap();
+        disk.write_atomic("d/name", b"old").unwrap();
+        disk.write_atomic("d/log", b"old").unwrap();
+        disk.sync_all().unwrap();
+        disk.inject(Fault::LyingSync);
+        disk.rename("d", "gone").unwrap();
+        disk.create_dir("d").unwrap();
+        disk.write_atomic("d/name", b"new").unwrap();
+        disk.write_atomic("d/log", b"new").unwrap();
+        disk.crash(seed);
+        let read = |path: &str| disk.read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let (name, log) = (read("d/name"), read("d/log"));
+        assert!(!(name.as_deref() == Some("new") && log.as_deref() == Some("old")), "seed {seed}: mixed");
+        outcomes.insert((name, log));
+    }
+    assert!(outcomes.len() > 2, "{outcomes:?}");
+}
