@@ -111,9 +111,12 @@ pub(super) fn departed(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Wait(doing(OperationStep::AwaitPodGone).held(Gate::PodNotGone, message));
     }
     let registration = cluster.brokers.get(&node);
-    if let Some(broker) = registration.filter(|b| b.replicas > 0) {
+    let replicas = registration.map_or(0, |b| b.replicas);
+    // The drain leaves neither behind: another hand took it away. Who is to go holds nothing any more, and may as well go.
+    if replicas > 0 || node.0 <= wanted.replicas && cluster.voters.contains(&node) {
         let doing = Doing::of(Operation::Repair, OperationStep::AwaitPods, node);
-        let why = format!("broker {node} was taken away with {} replicas and returns", broker.replicas);
+        let voter = if cluster.voters.contains(&node) { "voter" } else { "broker" };
+        let why = format!("{voter} {node} was taken away with {replicas} replicas and returns");
         return Flow::Act(Step::Resize { from: Some(size), to: node.0 }, doing, why);
     }
     if cluster.voters.contains(&node) || cluster.learners.contains(&node) {

@@ -162,5 +162,10 @@ fn a_voter_whose_pod_another_hand_took_away_is_not_replaced_while_its_broker_is_
     assert!(gates(&next).iter().all(|gate| *gate == Gate::PodNotGone), "{next:?}");
     view.pods.remove(&NodeId(5));
     view.set.as_mut().unwrap().status_replicas = 4;
-    assert_eq!(plan(&to, &view).step, Step::Resize { from: Some(4), to: 5 });
+    for replicas in [4, 0] {
+        broker(&mut view, 5, |b| b.replicas = replicas);
+        assert_eq!(plan(&to, &view).step, Step::Resize { from: Some(4), to: 5 }, "{replicas} replicas");
+    }
+    let fewer = Wanted { voters: 3, ..wanted(4) };
+    assert_eq!(plan(&fewer, &view).step, Step::Quorum(QuorumChange::Remove(NodeId(5))), "it was to go and is empty");
 }
