@@ -1,10 +1,11 @@
 """Clusters form in any order, survive restarts of each and of all, and grow without anybody's help."""
 
+import contextlib
 import itertools
 import time
 
 import pytest
-from harness import history, kafka, wait
+from harness import history, kafka, raw, wait
 from harness.cluster import Cluster
 
 
@@ -72,6 +73,25 @@ def test_restart_of_each_broker_and_then_of_all_at_once_keeps_everything(cluster
         assert broker.stop() == 0
     cluster.start().wait_ready()
     history.check_nothing_lost(acked, kafka.read_all(cluster.bootstrap, "t"))
+
+
+def test_after_all_were_gone_no_client_is_told_that_there_are_no_brokers(cluster):
+    """From an empty list librdkafka learns to forget every broker it knows."""
+    kafka.create_topic(cluster.bootstrap, "t")
+    for _ in range(3):
+        cluster.kill_all()
+        cluster.start()
+        told, deadline = {}, time.monotonic() + 120
+        while {len(told.get(node, ())) for node in (1, 2, 3)} != {3}:
+            assert time.monotonic() < deadline, told
+            for broker in cluster.running():
+                try:
+                    with contextlib.closing(raw.Connection(broker.host, broker.kafka_port)) as connection:
+                        told[broker.id] = connection.brokers()
+                except OSError:
+                    continue
+                assert told[broker.id], f"broker {broker.id} says that there is none"
+        cluster.wait_ready()
 
 
 def test_a_fourth_broker_joins_as_a_learner_and_serves(cluster):

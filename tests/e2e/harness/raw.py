@@ -89,6 +89,12 @@ class Connection:
             raise ConnectionError(f"answer {correlation} to request {self.correlation}")
         return _Reader(payload)
 
+    def brokers(self):
+        """Ids of the brokers that this broker tells clients of."""
+        r = self._call(3, 7, struct.pack(">i", -1) + b"\0")
+        r.take("i")
+        return [node for node, *_ in r.array(lambda: (r.take("i"), r.text(), r.take("i"), r.text()))]
+
     def metadata(self):
         """Topic -> [Partition], as this broker sees it."""
         r = self._call(3, 7, struct.pack(">i", -1) + b"\0")
