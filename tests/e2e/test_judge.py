@@ -248,3 +248,12 @@ def test_each_violation_is_told_once_however_often_it_is_seen(rule):
     story("assign", by="r", assignment=1, topic="t", partition=0, offset=0)
     story.read(0, "p.0").read(2, "p.2").final("p.0").final("p.0")
     assert [v.rule for v in Judge().feed_all(story.events).verdict()].count(rule) == (2 if rule == "lost write" else 1)
+
+
+def test_an_acknowledgement_without_an_offset_is_looked_for_in_its_partition():
+    """Of a batch whose answer was lost librdkafka learns by a later one, and not where it is."""
+    acked = {(5, 7): b"w-1", (5, None, b"w-2"): b"w-2"}
+    history.check_nothing_lost(acked, {(5, 7): b"w-1", (5, 8): b"w-2"})
+    for records in ({(5, 7): b"w-1"}, {(5, 7): b"w-1", (4, 8): b"w-2"}, {(5, 8): b"w-2"}, {(5, 7): b"w-2", (5, 8): b"w-2"}):
+        with pytest.raises(AssertionError):
+            history.check_nothing_lost(acked, records)
