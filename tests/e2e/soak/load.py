@@ -159,8 +159,9 @@ def _flush(client, run, assignment_of, more):
 # librdkafka (issue 5586) never asks again for the offsets of partitions whose OffsetFetch was answered with NOT_COORDINATOR, and
 # never reads them. Who uses it has to begin anew.
 FORGOTTEN = "Failed to fetch committed offsets for 0 partition(s)"
-# After all brokers were gone at once it may find none of them again ("no broker available for coordinator query", for ever), with and
-# without its own re-bootstrap (KIP-899). A consumer that hears of nothing for so many seconds begins anew, as its supervisor would see to.
+# It may lose every broker for good ("no broker available for coordinator query"): seen with brokers that for a moment told it of nobody,
+# which ours no longer do, and after its own re-bootstrap (KIP-899). A consumer that hears of nothing for so many seconds begins anew,
+# and says so, as its supervisor would see to.
 SILENCE = 30
 TRANSIENT = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 
