@@ -11,6 +11,8 @@ from .kube import TOP
 # Archives of the images under test; each program lies beside its own.
 IMAGES = [Path(p) for p in os.environ.get("CHRONIK_IMAGES", "").split(":") if p]
 OPERATOR_IMAGE = "local.test/chronik-operator:dev"
+# The permission to read nodes, where the chart does not give it.
+NODES = "chronik-nodes"
 
 
 class Operator:
@@ -85,6 +87,16 @@ class Operator:
     def user(self):
         account = self.deployment()["spec"]["template"]["spec"]["serviceAccountName"]
         return f"system:serviceaccount:{self.namespace}:{account}"
+
+    def permit_nodes(self):
+        """What the manual tells an administrator to do so that an operator with nothing more than a Role may read nodes."""
+        account = self.user.removeprefix("system:serviceaccount:")
+        self.kube.kubectl("create", "clusterrole", NODES, "--verb=get", "--resource=nodes")
+        self.kube.kubectl("create", "clusterrolebinding", NODES, f"--clusterrole={NODES}", f"--serviceaccount={account}")
+
+    def forbid_nodes(self):
+        """Takes it back."""
+        self.kube.kubectl("delete", "clusterrolebinding,clusterrole", NODES, "--ignore-not-found")
 
     def logs(self):
         return [self.kube.logs(self.namespace, pod["metadata"]["name"]) for pod in self.pods()]
