@@ -134,6 +134,8 @@ pub struct ClusterFacts {
     pub max_internal_replication_factor: i32,
     /// Unfenced brokers.
     pub live_brokers: i32,
+    /// Settings that were given one value for all brokers.
+    pub defaults: BTreeMap<String, String>,
 }
 
 /// How far a member of the quorum is, as its leader sees it.
@@ -198,11 +200,11 @@ impl Answer {
     }
 }
 
-/// Whether brokers have the racks of their nodes.
+/// Whether brokers have been told everything of a kind: their racks, the settings of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RackFacts {
-    /// All have.
-    pub assigned: bool,
+pub struct Told {
+    /// They have.
+    pub done: bool,
     /// CamelCase, for the condition.
     pub reason: &'static str,
     /// For people.

@@ -413,4 +413,12 @@ pub trait Brokers: Send + Sync {
         node: NodeId,
         rack: Option<&str>,
     ) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
+    /// Gives a setting one value for all brokers; None = as built in.
+    fn set_default(
+        &self,
+        at: &BrokerAddress,
+        name: &str,
+        value: Option<&str>,
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send;
 }

@@ -17,7 +17,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chronik_core::controller::{
-    Command, CommandError, CommandResult, MoveLeaders, SetBrokerRack, SetCordon, UnregisterBroker,
+    AlterConfigs, Command, CommandError, CommandResult, ConfigChange, ConfigOp, ConfigResource, MoveLeaders, SetBrokerRack,
+    SetCordon, UnregisterBroker,
 };
 use chronik_model::{DirectoryId, ErrorCode, NodeId};
 use tonic::{Request, Response, Status};
@@ -122,6 +123,17 @@ impl ControlApi {
         let index = self.meta.read_index(PATIENCE).await.map_err(not_now)?;
         let applied = tokio::time::timeout(PATIENCE, self.meta.applied(index)).await;
         applied.map_err(|_| not_now(ProposeError::TimedOut))
+    }
+
+    /// What would be refused is not proposed: whoever asks again every minute must not fill the metadata log with it.
+    async fn set_default(&self, name: String, value: Option<String>) -> proto::Outcome {
+        let op = if value.is_some() { ConfigOp::Set } else { ConfigOp::Delete };
+        let changes = vec![ConfigChange { name, op, value }];
+        let command = AlterConfigs { resource: ConfigResource::ClusterDefault, changes, replace: false };
+        if let Err(error) = self.shared().state.read().check_alter_configs(&command) {
+            return refused(error.message);
+        }
+        outcome(self.run(command).await)
     }
 
     async fn forget(&self, node: NodeId) -> proto::Outcome {
@@ -240,5 +252,14 @@ impl Rpc for ControlApi {
         let rack = (!rack.is_empty()).then_some(rack);
         let result = self.run(SetBrokerRack { node: NodeId(node_id), rack }).await;
         Ok(Response::new(outcome(result)))
+    }
+
+    async fn set_cluster_default(
+        &self,
+        request: Request<proto::SetClusterDefaultRequest>,
+    ) -> Result<Response<proto::Outcome>, Status> {
+        self.secret.admit(&request)?;
+        let proto::SetClusterDefaultRequest { name, value } = request.into_inner();
+        Ok(Response::new(self.set_default(name, value).await))
     }
 }

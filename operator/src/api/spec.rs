@@ -23,7 +23,7 @@ use super::status::ChronikClusterStatus;
 use super::storage::StorageSpec;
 
 /// Settings of a broker that the operator writes itself; `config` may not name them.
-pub const RESERVED_SETTINGS: [&str; 21] = [
+pub const RESERVED_SETTINGS: [&str; 22] = [
     "admin.port",
     "advertised.host",
     "advertised.kafka.port",
@@ -44,6 +44,7 @@ pub const RESERVED_SETTINGS: [&str; 21] = [
     "min.insync.replicas",
     "node.id",
     "raft.port",
+    "reassignment.throttle.rate",
     "replication.port",
 ];
 
@@ -165,7 +166,7 @@ pub struct ChronikClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 15))]
     pub replication_factor: Option<i32>,
-    /// In-sync replicas that acks=all needs, for a new topic. Absent = replicationFactor - 1, at least 1.
+    /// In-sync replicas that acks=all needs, where a topic does not say. Absent = one less than the topic has replicas, at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 15))]
     pub min_insync_replicas: Option<i32>,
@@ -174,12 +175,12 @@ pub struct ChronikClusterSpec {
     #[serde(default)]
     pub storage: StorageSpec,
 
-    /// Settings of the brokers, as chronik-broker config lists them. A change restarts the brokers one by one.
+    /// Settings of the brokers. Those that kafka-configs knows for a cluster (log.retention.ms, message.max.bytes, ...) are in force at once; a change of any other, as chronik-broker config lists them, restarts the brokers one by one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "schema::settings")]
     #[schemars(schema_with = "schema::settings_schema")]
     #[x_kube(
         validation = Rule::new(reserved_rule()).message(
-            "the operator sets this itself: node.id, cluster.id, join, cluster.file, control.secret.file, data.dir, bootstrap.voters, broker.rack, bind.address, advertised.*, discovery.* and ports cannot be in config; default.replication.factor and min.insync.replicas are spec.replicationFactor and spec.minInsyncReplicas"
+            "the operator sets this itself: node.id, cluster.id, join, cluster.file, control.secret.file, data.dir, bootstrap.voters, broker.rack, bind.address, advertised.*, discovery.* and ports cannot be in config; default.replication.factor, min.insync.replicas and reassignment.throttle.rate are spec.replicationFactor, spec.minInsyncReplicas and spec.rebalance.throttle"
         ),
         validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9]*(\\\\.[a-z0-9]+)*$'))").message(
             "names of settings are lower-case words joined by dots, such as log.retention.ms"

@@ -20,7 +20,7 @@ pub struct ChronikClusterStatus {
     /// Summary for people; derived from the rest.
     #[serde(default)]
     pub phase: Phase,
-    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, StorageGrowthBlocked, Paused; RacksAssigned where spec.rack is given.
+    /// Ready, QuorumHealthy, Progressing, Degraded, SpecValid, ScaleDownBlocked, StorageGrowthBlocked, Paused, SettingsApplied; RacksAssigned where spec.rack is given.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -75,6 +75,10 @@ pub struct ChronikClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub retired: Vec<String>,
+    /// Settings of the whole cluster that the operator has set; one that leaves the specification goes back to what is built in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub settings: Vec<String>,
 }
 
 /// Summary for people.
@@ -118,6 +122,8 @@ pub enum ConditionType {
     StorageGrowthBlocked,
     /// The operator only looks.
     Paused,
+    /// Settings of the whole cluster are in force as the specification has them.
+    SettingsApplied,
     /// Brokers have the racks that `spec.rack` asks for; absent without it.
     RacksAssigned,
 }
@@ -133,6 +139,7 @@ impl ConditionType {
         Self::ScaleDownBlocked,
         Self::StorageGrowthBlocked,
         Self::Paused,
+        Self::SettingsApplied,
         Self::RacksAssigned,
     ];
 
@@ -148,6 +155,7 @@ impl ConditionType {
             Self::ScaleDownBlocked => "ScaleDownBlocked",
             Self::StorageGrowthBlocked => "StorageGrowthBlocked",
             Self::Paused => "Paused",
+            Self::SettingsApplied => "SettingsApplied",
             Self::RacksAssigned => "RacksAssigned",
         }
     }

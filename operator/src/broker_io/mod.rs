@@ -133,6 +133,11 @@ impl Brokers for BrokerIo {
         let message = pb::AssignRackRequest { node_id: node.0, rack: rack.unwrap_or_default().to_owned() };
         proto::outcome(self.change(at, message, async |c, r| c.assign_rack(r).await).await?)
     }
+
+    async fn set_default(&self, at: &BrokerAddress, name: &str, value: Option<&str>) -> Result<(), BrokerError> {
+        let message = pb::SetClusterDefaultRequest { name: name.to_owned(), value: value.map(str::to_owned) };
+        proto::outcome(self.change(at, message, async |c, r| c.set_cluster_default(r).await).await?)
+    }
 }
 
 fn bearer(token: &str) -> Result<MetadataValue<Ascii>, BrokerError> {

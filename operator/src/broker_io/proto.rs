@@ -49,6 +49,7 @@ fn cluster(said: pb::Cluster) -> ClusterFacts {
         max_replication_factor_topic: said.max_replication_factor_topic,
         max_internal_replication_factor: said.max_internal_replication_factor,
         live_brokers: said.live_brokers,
+        defaults: said.cluster_defaults.into_iter().collect(),
     }
 }
 

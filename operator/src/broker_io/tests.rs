@@ -101,6 +101,16 @@ impl Service for Fake {
         let said = format!("{} is in '{}'", message.node_id, message.rack);
         Ok(Response::new(pb::Outcome { outcome: Some(pb::outcome::Outcome::Refused(said)) }))
     }
+
+    async fn set_cluster_default(
+        &self,
+        request: Request<pb::SetClusterDefaultRequest>,
+    ) -> Result<Response<pb::Outcome>, Status> {
+        self.admit(&request)?;
+        let message = request.into_inner();
+        let said = format!("{} = {:?}", message.name, message.value);
+        Ok(Response::new(pb::Outcome { outcome: Some(pb::outcome::Outcome::Refused(said)) }))
+    }
 }
 
 async fn serve(fake: Fake, address: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
@@ -163,6 +173,9 @@ async fn outcomes_are_told_apart() {
     assert!(matches!(brokers.unregister(&at, NodeId(1)).await.unwrap_err(), BrokerError::Refused(_)));
     for (rack, said) in [(Some("a"), "4 is in 'a'"), (None, "4 is in ''")] {
         assert_eq!(brokers.assign_rack(&at, NodeId(4), rack).await.unwrap_err(), BrokerError::Refused(said.into()));
+    }
+    for (value, said) in [(Some(""), "a = Some(\"\")"), (None, "a = None")] {
+        assert_eq!(brokers.set_default(&at, "a", value).await.unwrap_err(), BrokerError::Refused(said.into()));
     }
 }
 

@@ -1,7 +1,10 @@
-//! The two files that brokers read: their settings, and the address book.
+//! What brokers are configured with: their own settings, those of the whole cluster, and the address book.
 //!
-//! Both are JSON, which every YAML reader takes. A change of `broker.yaml` is a new template revision and so a rolling restart; one of
-//! `cluster.yaml` never restarts anybody, so nothing of it may enter the template.
+//! `broker.yaml` and `cluster.yaml` are JSON, which every YAML reader takes. A change of `broker.yaml` is a new template revision and
+//! so a rolling restart; one of `cluster.yaml` never restarts anybody, so nothing of it may enter the template.
+//!
+//! Settings of the whole cluster ([`CLUSTER_SETTINGS`]) live in the brokers' metadata and are in force at once. They are in no
+//! file but that of the founders, so that the first topic finds them; later the reconciler sets them ([`cluster_settings`]).
 
 use std::collections::BTreeMap;
 
@@ -18,25 +21,53 @@ pub const CONTROL_DIR: &str = "/etc/chronik-control";
 /// Where the disk is mounted.
 pub const DATA_DIR: &str = "/var/lib/chronik";
 
-/// Replication of new topics with so many brokers: (replication factor, min.insync.replicas).
+/// Settings of `spec.config` that brokers keep in their metadata, one value for all. Whatever else is in there is a setting of each
+/// broker's process.
+pub const CLUSTER_SETTINGS: [&str; 17] = [
+    "compression.type",
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+    "log.cleanup.policy",
+    "log.flush.interval.messages",
+    "log.index.interval.bytes",
+    "log.message.timestamp.after.max.ms",
+    "log.message.timestamp.before.max.ms",
+    "log.message.timestamp.type",
+    "log.retention.bytes",
+    "log.retention.ms",
+    "log.roll.ms",
+    "log.segment.bytes",
+    "message.max.bytes",
+    "num.partitions",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+    "unclean.leader.election.enable",
+];
+
+const REPLICATION_FACTOR: &str = "default.replication.factor";
+const MIN_IN_SYNC: &str = "min.insync.replicas";
+
+/// The settings of the whole cluster, with so many brokers that can hold replicas.
+///
+/// Without `minInsyncReplicas` the brokers take one less than each topic has replicas.
 #[must_use]
-pub fn replication(spec: &ChronikClusterSpec, brokers: i32) -> (i32, i32) {
+pub fn cluster_settings(spec: &ChronikClusterSpec, brokers: i32) -> BTreeMap<String, String> {
+    let chosen = spec.config.iter().filter(|(name, _)| CLUSTER_SETTINGS.contains(&name.as_str()));
+    // Brokers keep values without the space around them.
+    let mut settings: BTreeMap<String, String> =
+        chosen.map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
     let factor = spec.replication_factor.unwrap_or(UNSET_REPLICATION_FACTOR).min(brokers).max(1);
-    let in_sync = spec.min_insync_replicas.unwrap_or(factor - 1).clamp(1, factor);
-    (factor, in_sync)
+    settings.insert(REPLICATION_FACTOR.to_owned(), factor.to_string());
+    if let Some(least) = spec.min_insync_replicas {
+        settings.insert(MIN_IN_SYNC.to_owned(), least.clamp(1, factor).to_string());
+    }
+    settings
 }
 
-/// The brokers' settings.
+/// The settings of each broker's process.
 #[must_use]
-pub fn broker_yaml(spec: &ChronikClusterSpec, brokers: i32) -> String {
-    let (factor, in_sync) = replication(spec, brokers);
-    let mut settings: BTreeMap<&str, String> = BTreeMap::new();
-    settings.insert("offsets.topic.replication.factor", factor.to_string());
-    for (key, value) in &spec.config {
-        settings.insert(key, value.clone());
-    }
-    settings.insert("default.replication.factor", factor.to_string());
-    settings.insert("min.insync.replicas", in_sync.to_string());
+pub fn broker_yaml(spec: &ChronikClusterSpec) -> String {
+    let own = spec.config.iter().filter(|(name, _)| !CLUSTER_SETTINGS.contains(&name.as_str()));
+    let mut settings: BTreeMap<&str, String> = own.map(|(name, value)| (name.as_str(), value.clone())).collect();
     settings.insert("kafka.port", spec.kafka_port().to_string());
     settings.insert("raft.port", names::RAFT_PORT.to_string());
     settings.insert("replication.port", names::REPLICATION_PORT.to_string());
@@ -77,11 +108,14 @@ pub fn cluster_yaml(input: &Input<'_>) -> String {
         })
         .collect();
     let founded = bootstrap.completed_at.is_some();
+    // One that starts late with an old file must not bring back what was changed since.
+    let defaults = if founded { BTreeMap::new() } else { cluster_settings(input.spec, input.brokers) };
     pretty(&json!({
         "clusterId": input.status.cluster_id,
         "bootstrapVoters": bootstrap.voters,
         // Once founded, nobody founds: an empty disk joins.
         "join": founded,
+        "clusterDefaults": defaults,
         "peers": peers,
         "retired": input.status.retired,
     }))

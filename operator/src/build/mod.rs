@@ -53,7 +53,7 @@ pub struct Input<'a> {
     pub spec: &'a ChronikClusterSpec,
     /// Identity, founders, retired disks.
     pub status: &'a ChronikClusterStatus,
-    /// Brokers that may exist during this change: addresses and defaults are made for so many.
+    /// Brokers that may exist during this change: addresses are made for so many.
     pub brokers: i32,
     /// Image of the brokers.
     pub image: &'a str,
@@ -115,7 +115,7 @@ pub fn children(input: &Input<'_>) -> Vec<Object> {
             metadata: input.meta(names::config(input.name)),
             data: Some(
                 [
-                    ("broker.yaml".to_owned(), config::broker_yaml(input.spec, input.brokers)),
+                    ("broker.yaml".to_owned(), config::broker_yaml(input.spec)),
                     ("cluster.yaml".to_owned(), config::cluster_yaml(input)),
                 ]
                 .into(),

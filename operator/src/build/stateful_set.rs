@@ -104,7 +104,7 @@ fn template(input: &Input<'_>) -> PodTemplateSpec {
     let mut labels = spec.pod_template.labels.clone();
     labels.extend(names::labels(input.name));
     let mut annotations: BTreeMap<String, String> = spec.pod_template.annotations.clone();
-    annotations.insert("chronik.io/config".to_owned(), digest(&broker_yaml(spec, input.brokers)));
+    annotations.insert("chronik.io/config".to_owned(), digest(&broker_yaml(spec)));
     let mut volumes = vec![
         Volume {
             name: CONFIG.to_owned(),

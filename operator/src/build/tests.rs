@@ -106,6 +106,9 @@ fn the_revision_changes_with_settings_and_image_and_never_with_addresses() {
     assert_eq!(base, revision_of(&spec, 9), "more brokers restart nobody");
     let mut other = spec.clone();
     other.config.insert("log.retention.ms".into(), "1".into());
+    (other.replication_factor, other.min_insync_replicas) = (Some(2), Some(1));
+    assert_eq!(base, revision_of(&other, 1), "settings of the whole cluster restart nobody");
+    other.config.insert("raft.tick.ms".into(), "50".into());
     assert_ne!(base, revision_of(&other, 3));
     let later = ChronikClusterStatus { cluster_id: Some("other".into()), ..Default::default() };
     let same = with(&spec, 3, |input| revision(&Input { status: &later, ..input.clone() }));
@@ -118,13 +121,11 @@ fn the_revision_changes_with_settings_and_image_and_never_with_addresses() {
 fn the_files_are_yaml_that_the_broker_reads() {
     let mut spec = ChronikClusterSpec::default();
     spec.config.insert("raft.tick.ms".into(), "50".into());
+    spec.config.insert("log.retention.ms".into(), "1000".into());
     let config = object(&spec, "ConfigMap x-config");
     let read = |key: &str| serde_yaml::from_str::<Value>(config["data"][key].as_str().unwrap()).unwrap();
     let broker = read("broker.yaml");
     for (key, value) in [
-        ("default.replication.factor", "3"),
-        ("min.insync.replicas", "2"),
-        ("offsets.topic.replication.factor", "3"),
         ("raft.tick.ms", "50"),
         ("kafka.port", "9092"),
         ("cluster.file", "/etc/chronik/cluster.yaml"),
@@ -132,7 +133,9 @@ fn the_files_are_yaml_that_the_broker_reads() {
     ] {
         assert_eq!(broker[key], value, "{key}");
     }
+    assert_eq!(broker.get("log.retention.ms"), None, "the cluster's, not the process's");
     let cluster = read("cluster.yaml");
+    assert_eq!(cluster["clusterDefaults"], json!({"default.replication.factor": "3", "log.retention.ms": "1000"}));
     assert_eq!((&cluster["clusterId"], &cluster["join"]), (&json!("id"), &json!(false)));
     assert_eq!(cluster["bootstrapVoters"], json!([1, 2, 3]));
     assert_eq!(cluster["retired"], json!(["gone"]));
@@ -147,7 +150,8 @@ fn nobody_founds_once_the_cluster_is_founded() {
     founded.bootstrap.as_mut().unwrap().completed_at =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
     let text = with(&spec, 3, |input| config::cluster_yaml(&Input { status: &founded, ..input.clone() }));
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["join"], true);
+    let file = serde_json::from_str::<Value>(&text).unwrap();
+    assert_eq!((&file["join"], &file["clusterDefaults"]), (&json!(true), &json!({})));
 }
 
 #[test]
@@ -158,14 +162,38 @@ fn replication_never_exceeds_the_brokers_there_are() {
         ..Default::default()
     };
     for (factor, in_sync, brokers, expected) in [
-        (None, None, 1, (1, 1)),
-        (None, None, 2, (2, 1)),
-        (None, None, 5, (3, 2)),
-        (Some(5), Some(4), 3, (3, 3)),
-        (Some(1), None, 3, (1, 1)),
+        (None, None, 1, ("1", None)),
+        (None, None, 2, ("2", None)),
+        (None, None, 5, ("3", None)),
+        (Some(5), Some(4), 3, ("3", Some("3"))),
+        (Some(1), None, 3, ("1", None)),
     ] {
-        assert_eq!(config::replication(&spec(factor, in_sync), brokers), expected);
+        let settings = config::cluster_settings(&spec(factor, in_sync), brokers);
+        let found = |name: &str| settings.get(name).map(String::as_str);
+        assert_eq!((found("default.replication.factor").unwrap(), found("min.insync.replicas")), expected);
     }
+}
+
+/// The operator has no part of the brokers' code, so it names the settings again.
+#[test]
+fn the_settings_of_the_whole_cluster_are_those_of_the_brokers_table() {
+    let table = include_str!("../../../broker/core/src/controller/config/table.rs");
+    let entries = table.split("\n    topic(\n").skip(1);
+    let brokers_name = |entry: &str| entry.lines().nth(1).unwrap().trim().trim_matches([',', '"']).to_owned();
+    let mut theirs: Vec<String> = entries
+        .map(|entry| match brokers_name(entry).as_str() {
+            "throttle::LEADER_RATE" => "leader.replication.throttled.rate".to_owned(),
+            "throttle::FOLLOWER_RATE" => "follower.replication.throttled.rate".to_owned(),
+            "throttle::REASSIGNMENT_RATE" => "reassignment.throttle.rate".to_owned(),
+            name => name.to_owned(),
+        })
+        .filter(|name| !name.is_empty())
+        .collect();
+    let mut ours: Vec<String> = config::CLUSTER_SETTINGS.map(str::to_owned).into();
+    ours.extend(["default.replication.factor", "min.insync.replicas", "reassignment.throttle.rate"].map(str::to_owned));
+    ours.sort();
+    theirs.sort();
+    assert_eq!(ours, theirs);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod children;
 mod identity;
 mod observe;
 mod racks;
+mod settings;
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::api::{
 };
 use crate::build;
 use crate::mutant;
-use crate::observed::{Observed, RackFacts};
+use crate::observed::{Observed, Told};
 use crate::plan::{self, Doing, Hold, Plan, Step, View, Wanted};
 use crate::ports::{Brokers, Event, Expansion, Key, Kube, KubeError, RebalanceLimits};
 use crate::quantity;
@@ -105,7 +106,8 @@ struct Pass<'a, K: Kube, B: Brokers> {
     /// Identity, founders, retired disks, rebalancing as they shall be.
     status: ChronikClusterStatus,
     token: crate::ports::Token,
-    racks: Option<RackFacts>,
+    racks: Option<Told>,
+    told_settings: Option<Told>,
     writes: u32,
     broker_calls: u32,
 }
@@ -140,6 +142,7 @@ pub async fn reconcile(
         written,
         token,
         racks: None,
+        told_settings: None,
         observed: Observed { cluster, children, brokers: Default::default(), expansion: Expansion::Unknown },
         writes: 0,
         broker_calls: 0,
@@ -178,6 +181,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             (view, wanted) = self.look(now);
         }
         self.racks = self.assign_racks(&view).await;
+        self.apply_settings(&view).await?;
         let mut plan = plan::plan(&wanted, &view);
         if matches!(plan.step, Step::GrowClaim { .. })
             && let Err(error) = self.grow(&plan.step).await
@@ -189,6 +193,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             self.observed.expansion = Expansion::Refused;
             (view, wanted) = self.look(now);
             plan = plan::plan(&wanted, &view);
+        }
+        if let Some(hold) = self.refused_setting().filter(|_| plan.doing.is_none()) {
+            push_hold(&mut plan, hold);
         }
         self.remember(&plan, &view);
         let ahead = self.next_status(&wanted, &view, &plan, &[], now);
@@ -308,6 +315,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             waiting: &plan.waiting,
             advertised: &advertised,
             racks: self.racks.as_ref(),
+            settings: self.told_settings.as_ref(),
         };
         let mut last = self.status.clone();
         last.operation.clone_from(&self.written.operation);

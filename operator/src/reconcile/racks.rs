@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::Pass;
 use crate::api::ConditionType;
-use crate::observed::{ClusterFacts, NodeId, RackFacts};
+use crate::observed::{ClusterFacts, NodeId, Told};
 use crate::plan::View;
 use crate::ports::{BrokerError, Brokers, Event, Kube, KubeError};
 
@@ -19,8 +19,8 @@ const WAITING: &str = "Waiting";
 
 type Answers = BTreeMap<String, Result<Option<String>, KubeError>>;
 
-fn not_yet(reason: &'static str, message: impl Into<String>) -> RackFacts {
-    RackFacts { assigned: false, reason, message: message.into() }
+fn not_yet(reason: &'static str, message: impl Into<String>) -> Told {
+    Told { done: false, reason, message: message.into() }
 }
 
 /// What the nodes say.
@@ -29,7 +29,7 @@ struct Found {
     /// None = in none.
     racks: BTreeMap<NodeId, Option<String>>,
     /// Why some are missing, the first.
-    problem: Option<RackFacts>,
+    problem: Option<Told>,
 }
 
 /// The node of each pod; None = it has none yet.
@@ -87,15 +87,15 @@ fn differences(found: &mut Found, cluster: &ClusterFacts) -> Vec<(NodeId, Option
     all
 }
 
-fn verdict(label: &str, found: Found) -> RackFacts {
+fn verdict(label: &str, found: Found) -> Told {
     let racks: BTreeSet<_> = found.racks.values().flatten().collect();
     let message = format!("{} brokers in {} racks by {label}", found.racks.len(), racks.len());
-    found.problem.unwrap_or(RackFacts { assigned: true, reason: "Assigned", message })
+    found.problem.unwrap_or(Told { done: true, reason: "Assigned", message })
 }
 
 impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     /// None = nothing is asked for, or nobody can tell now.
-    pub(super) async fn assign_racks(&mut self, view: &View) -> Option<RackFacts> {
+    pub(super) async fn assign_racks(&mut self, view: &View) -> Option<Told> {
         let label = self.observed.cluster.spec.rack.as_ref().map(|rack| rack.topology_key.clone());
         let (_, cluster) = view.leader()?;
         let mut found = match &label {
@@ -135,7 +135,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
 
     /// An event when something is newly missing that does not come by itself.
     pub(super) async fn tell_of_racks(&self) {
-        let Some(racks) = self.racks.as_ref().filter(|racks| !racks.assigned && racks.reason != WAITING) else {
+        let Some(racks) = self.racks.as_ref().filter(|racks| !racks.done && racks.reason != WAITING) else {
             return;
         };
         let cluster = &self.observed.cluster;
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(told, [(NodeId(2), Some("b".to_owned())), (NodeId(3), Some("a".to_owned()))]);
         assert_eq!(differences(&mut found, &registered(&[(1, "a"), (2, "b"), (3, "a")])), [], "converged");
         let facts = verdict(ZONE, found);
-        assert!(facts.assigned, "{facts:?}");
+        assert!(facts.done, "{facts:?}");
         assert_eq!(facts.message, "3 brokers in 2 racks by topology.kubernetes.io/zone");
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let mut found = found_for_test(&[pod("x-0", Some("n1"))], &[("n1", Err(forbidden))]);
         assert_eq!(differences(&mut found, &registered(&[(1, "a")])), []);
         let facts = verdict(ZONE, found);
-        assert_eq!((facts.assigned, facts.reason), (false, "NodesForbidden"));
+        assert_eq!((facts.done, facts.reason), (false, "NodesForbidden"));
         assert!(facts.message.starts_with("rack.topologyKey needs permission to read nodes"), "{facts:?}");
     }
 

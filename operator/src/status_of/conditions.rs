@@ -67,17 +67,16 @@ pub(super) fn fill(
                     no("NotPaused", "")
                 }
             }
-            ConditionType::RacksAssigned => match (&input.spec.rack, input.racks) {
-                (None, _) => continue,
-                (Some(_), Some(facts)) => {
-                    Verdict { holds: facts.assigned, reason: facts.reason, message: facts.message.clone() }
-                }
-                // Nobody could tell in this pass: it is as it was.
-                (Some(_), None) => {
+            ConditionType::RacksAssigned if input.spec.rack.is_none() => continue,
+            ConditionType::RacksAssigned | ConditionType::SettingsApplied => {
+                let told = if *kind == ConditionType::RacksAssigned { input.racks } else { input.settings };
+                let Some(told) = told else {
+                    // Nobody could tell in this pass: it is as it was.
                     conditions.extend(last.conditions.iter().find(|c| c.type_ == kind.as_str()).cloned());
                     continue;
-                }
-            },
+                };
+                Verdict { holds: told.done, reason: told.reason, message: told.message.clone() }
+            }
         };
         let value = if verdict.holds { "True" } else { "False" };
         let before = last.conditions.iter().find(|c| c.type_ == kind.as_str() && c.status == value);

@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::build::{Advertised, names};
 use crate::mutant;
-use crate::observed::{ClusterFacts, NodeId, RackFacts};
+use crate::observed::{ClusterFacts, NodeId, Told};
 use crate::plan::{Doing, View, Wanted};
 
 /// What a status is made of.
@@ -45,7 +45,9 @@ pub struct Input<'a> {
     /// What clients from outside are told.
     pub advertised: &'a BTreeMap<NodeId, Vec<Advertised>>,
     /// How the brokers' racks are; None = it was not looked at.
-    pub racks: Option<&'a RackFacts>,
+    pub racks: Option<&'a Told>,
+    /// How the settings of the whole cluster are; None = it was not looked at.
+    pub settings: Option<&'a Told>,
 }
 
 /// The new status. `last` has identity, founders, retired disks and rebalancing as they shall be; the rest is made anew.
@@ -79,6 +81,7 @@ pub fn status(input: &Input<'_>, last: &ChronikClusterStatus) -> ChronikClusterS
         template: Some(template(input, last)),
         version: oldest(view.known().map(|(_, facts)| facts.myself.version.as_str())).or_else(|| last.version.clone()),
         retired: last.retired.clone(),
+        settings: last.settings.clone(),
     };
     conditions::fill(input, cluster, last, now, &mut status);
     status

@@ -54,6 +54,7 @@ fn said_of(
         waiting,
         advertised: &none,
         racks: None,
+        settings: None,
     };
     status(&input, last)
 }

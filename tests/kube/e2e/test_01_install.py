@@ -88,7 +88,7 @@ def test_13_two_clusters_live_in_one_namespace(kube, operator, namespace, load):
     two.wait_settled(3)
     assert one.status()["clusterId"] != two.status()["clusterId"]
     with load(one, "first") as first, load(two, "second") as second:
-        two.patch(config={"log.retention.ms": "3600000"})
+        two.patch(config={"log.retention.check.interval.ms": "60000"})
         two.wait_settled(3)
         first.wait_acks()
         second.wait_acks()

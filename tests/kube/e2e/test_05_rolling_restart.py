@@ -41,7 +41,7 @@ def test_05_a_manual_rollout_restarts_nobody_before_it_is_approved(kube, cluster
     cluster.apply(rollout={"policy": "Manual"})
     cluster.wait_settled(3)
     before = [p["metadata"]["uid"] for p in cluster.pods()]
-    cluster.patch(config={"log.retention.ms": "7200000"})
+    cluster.patch(config={"log.retention.check.interval.ms": "60000"})
     pending = cluster.wait(lambda s: (s.get("template") or {}).get("pendingRevision"), "the pending revision")
     cluster.wait_blocked("ManualApproval")
     assert [p["metadata"]["uid"] for p in cluster.pods()] == before

@@ -15,7 +15,7 @@ def test_10_a_paused_cluster_is_left_alone_until_it_is_resumed(kube, cluster, lo
         cluster.patch(paused=True)
         cluster.wait(lambda s: s.get("phase") == "Paused", "Paused")
         before = {p["metadata"]["uid"] for p in cluster.pods()}
-        cluster.patch(config={"log.retention.ms": "7200000"})
+        cluster.patch(config={"log.retention.check.interval.ms": "60000"})
         cluster.wait(lambda s: s.get("observedGeneration") == cluster.get()["metadata"]["generation"], "the change to be seen")
         producing.wait_acks(500)
         assert {p["metadata"]["uid"] for p in cluster.pods()} == before

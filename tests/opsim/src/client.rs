@@ -398,6 +398,17 @@ impl Brokers for Client {
         .await
     }
 
+    async fn set_default(&self, at: &BrokerAddress, name: &str, value: Option<&str>) -> Result<(), BrokerError> {
+        self.broker(at, |world, id| {
+            world.judge_paused(self.operator, "sets a default");
+            let result = world.brokers.set_default(world.now, id, name, value);
+            world.tell("operator", format_args!("{} sets {name} to {value:?}: {result:?}", self.operator));
+            world.count_call(self.operator, !matches!(result, Ok(false)));
+            result.map(drop)
+        })
+        .await
+    }
+
     async fn assign_rack(&self, at: &BrokerAddress, node: NodeId, rack: Option<&str>) -> Result<(), BrokerError> {
         self.broker(at, |world, id| {
             world.judge_paused(self.operator, "assigns a rack");

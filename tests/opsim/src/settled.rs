@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use chronik_operator::api::{ChronikCluster, Gate, Phase, RolloutPolicy, ScaleDownPolicy, UpgradePolicy};
+use chronik_operator::build::config::cluster_settings;
 
 use crate::brokers::Id;
 use crate::kubernetes::{gibibytes, revision};
@@ -40,6 +41,7 @@ impl World {
             .or_else(|| self.unsettled_pods(cluster, replicas))
             .or_else(|| self.unsettled_brokers(cluster, replicas))
             .or_else(|| self.unsettled_storage(cluster, replicas))
+            .or_else(|| self.unsettled_settings(cluster, replicas))
             .or_else(|| Self::unsettled_words(cluster, replicas))
     }
 
@@ -120,6 +122,16 @@ impl World {
         behind.map(|p| {
             format!("{}-{} has {:?} of {:?} in sync", brokers.topics[p.topic].name, p.number, p.isr, p.replicas)
         })
+    }
+
+    /// What the specification names is in force, and what it does not name any more is as built in.
+    fn unsettled_settings(&self, cluster: &ChronikCluster, replicas: i32) -> Option<String> {
+        let leaving =
+            self.brokers.registered.iter().filter(|(id, broker)| broker.cordoned && **id > cluster.spec.replicas);
+        let lasting = replicas - i32::try_from(leaving.count()).unwrap_or(0);
+        let mut wanted = cluster_settings(&cluster.spec, lasting);
+        wanted.retain(|_, value| value != "bad");
+        (self.brokers.defaults != wanted).then(|| format!("settings are {:?}, not {wanted:?}", self.brokers.defaults))
     }
 
     fn unsettled_storage(&self, cluster: &ChronikCluster, replicas: i32) -> Option<String> {

@@ -171,15 +171,22 @@ impl World {
         match action {
             Action::Scale(n) => self.kube.edit(|c| c.spec.replicas = *n),
             Action::Configure(n) => self.kube.edit(|c| {
-                c.spec.config.insert("log.retention.ms".into(), n.to_string());
+                // Some are the cluster's and restart nobody; they leave the specification again, too.
+                let name = if n % 3 == 0 { "log.retention.ms" } else { "log.retention.check.interval.ms" };
+                c.spec.config.insert(name.into(), n.to_string());
+                if n % 5 == 0 {
+                    c.spec.config.remove("log.retention.ms");
+                }
             }),
             Action::ConfigureBadly => self.kube.edit(|c| {
                 c.spec.config.insert("sim.crash".into(), "true".into());
+                c.spec.config.insert("num.partitions".into(), "bad".into());
             }),
             Action::Image(n) => self.kube.edit(|c| c.spec.image = Some(format!("local.test/broker:{n}"))),
             Action::ImageBadly => self.kube.edit(|c| c.spec.image = Some("local.test/broker:bad".into())),
             Action::Mend => self.kube.edit(|c| {
                 c.spec.config.remove("sim.crash");
+                c.spec.config.remove("num.partitions");
                 c.spec.image = c.spec.image.take().filter(|image| !image.contains("bad"));
             }),
             Action::Grow(gib) => self.kube.edit(|c| {

@@ -227,6 +227,12 @@ impl MetadataState {
         self.cluster_configs.get("num.partitions").and_then(|value| value.parse().ok()).unwrap_or(1)
     }
 
+    /// Settings that were given one value for all brokers.
+    #[must_use]
+    pub fn cluster_defaults(&self) -> &BTreeMap<String, String> {
+        &self.cluster_configs
+    }
+
     /// Replicas of a topic created without saying how many.
     #[must_use]
     pub fn default_replication_factor(&self) -> i32 {

@@ -72,6 +72,8 @@ enum Question {
     Unregister { node: i32 },
     /// Say in which rack a broker is that is not configured with one; without a rack, that it is not known
     AssignRack { node: i32, rack: Option<String> },
+    /// Give a setting one value for all brokers, without a restart; without a value, as built in
+    SetDefault { name: String, value: Option<String> },
 }
 
 type Client = ControlClient<InterceptedService<Channel, Bearer>>;
@@ -183,6 +185,10 @@ async fn ask(mut client: Client, question: Question) -> Result<End, Status> {
         Question::AssignRack { node, rack } => {
             let request = proto::AssignRackRequest { node_id: node, rack: rack.unwrap_or_default() };
             show(&client.assign_rack(request).await?, outcome)
+        }
+        Question::SetDefault { name, value } => {
+            let request = proto::SetClusterDefaultRequest { name, value };
+            show(&client.set_cluster_default(request).await?, outcome)
         }
     }
 }

@@ -107,7 +107,11 @@ struct Load {
 }
 
 fn describe_cluster(state: &MetadataState) -> proto::Cluster {
-    let mut cluster = proto::Cluster { applied_index: state.applied().0, ..proto::Cluster::default() };
+    let mut cluster = proto::Cluster {
+        applied_index: state.applied().0,
+        cluster_defaults: state.cluster_defaults().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        ..proto::Cluster::default()
+    };
     let mut loads: BTreeMap<NodeId, Load> = BTreeMap::new();
     for topic in state.topics() {
         let configured = state.configured_min_isr(topic);

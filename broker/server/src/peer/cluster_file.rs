@@ -1,4 +1,4 @@
-//! The mounted `cluster.yaml`: an address book, and once, for empty storage, the founding voters.
+//! The mounted `cluster.yaml`: an address book, and for those who found a cluster the voters and settings that it begins with.
 //!
 //! Read by [`super::discovery`] at start and again when it changes; only addresses are taken from a changed file.
 
@@ -24,6 +24,8 @@ pub struct ClusterFile {
     pub retired: BTreeSet<DirectoryId>,
     /// Raft addresses.
     pub peers: Vec<(NodeId, PeerAddress)>,
+    /// What the founders make the cluster-wide defaults; of no use where `join` is set.
+    pub cluster_defaults: BTreeMap<String, String>,
     /// Kafka listeners besides the first, of those that have any.
     pub listeners: BTreeMap<NodeId, Vec<ExtraListener>>,
 }
@@ -48,6 +50,8 @@ struct Document {
     join: bool,
     #[serde(default)]
     retired: Vec<String>,
+    #[serde(default)]
+    cluster_defaults: BTreeMap<String, String>,
     #[serde(default)]
     peers: Vec<Peer>,
 }
@@ -128,6 +132,7 @@ impl ClusterFile {
             bootstrap_voters: voters.collect::<Result<_, _>>()?,
             join: document.join,
             retired: retired(&document.retired)?,
+            cluster_defaults: document.cluster_defaults,
             peers,
             listeners,
         })
@@ -162,13 +167,14 @@ mod tests {
 
     #[test]
     fn the_operators_file_is_understood() {
-        let text = "clusterId: abc\nbootstrapVoters: [1, 2]\njoin: false\npeers:\n\
+        let text = "clusterId: abc\nbootstrapVoters: [1, 2]\njoin: false\nclusterDefaults: {a.b: '3'}\npeers:\n\
                     - {id: 1, host: a.b, ports: {kafka: 9092, raft: 7}}\n- {id: 2, host: c, raftPort: 8}\n- {id: 3, host: d}\n";
         let file = ClusterFile::parse(text, 9192).unwrap();
         assert_eq!(file.cluster_id, Some(ClusterId::from("abc")));
         assert_eq!(file.bootstrap_voters, BTreeSet::from([NodeId(1), NodeId(2)]));
         let shown: Vec<String> = file.peers.iter().map(|(id, a)| format!("{id}={a}")).collect();
         assert_eq!(shown, ["1=a.b:7", "2=c:8", "3=d:9192"]);
+        assert_eq!(file.cluster_defaults, BTreeMap::from([("a.b".to_owned(), "3".to_owned())]));
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Broker {
         let trace = self.trace.clone();
         let epoch = lifecycle.register(|waits_for| trace.detail(waits_for)).await?;
         self.trace.detail(format!("epoch {epoch}"));
-        seed::cluster_defaults(&self.meta, &self.config).await;
+        seed::cluster_defaults(&self.meta, &self.config, &self.storage.defaults).await;
         self.trace.begin("kafka listener");
         let mut plane = data_plane::start(&self.config, &self.meta, &self.storage).await?;
         plane.open_listeners(&self.config, self.discovery.listeners(), lifecycle.clone()).await?;

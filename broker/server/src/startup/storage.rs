@@ -3,7 +3,7 @@
 //! Called once, before any socket is opened. A directory of another cluster or node is refused before anything in it is
 //! touched. What a fresh directory becomes (founder or joiner, of which cluster) is decided here, once, and written down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub struct Storage {
     pub restart: bool,
     /// The voters that this broker was founded with, or is to be founded with; empty for a joiner.
     pub founders: Vec<NodeId>,
+    /// The cluster-wide defaults that the mounted file gives to founders.
+    pub defaults: BTreeMap<String, String>,
     /// The epoch in the clean-shutdown marker, which is gone now (R11).
     pub clean_shutdown: Option<BrokerEpoch>,
 }
@@ -110,6 +112,9 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
         let claimed = log_dir.claim(&expected, config.node_id, found.directory_id).map_err(log)?;
         let founders = read_founders(&disk).map_err(io)?;
         let clean_shutdown = log_dir.take_clean_shutdown().map_err(log)?;
+        // Until all founders have joined, one that starts again still founds.
+        let founding = readable.filter(|file| !config.peers.join && !file.join);
+        let defaults = founding.map(|file| file.cluster_defaults.clone()).unwrap_or_default();
         return Ok(Storage {
             disk,
             log_dir,
@@ -118,6 +123,7 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
             cluster_id: Some(claimed.cluster_id),
             restart: true,
             founders,
+            defaults,
             clean_shutdown,
         });
     }
@@ -140,7 +146,9 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
     if let Some(cluster_id) = &cluster_id {
         log_dir.claim(cluster_id, config.node_id, directory).map_err(log)?;
     }
-    Ok(Storage { disk, log_dir, lock, directory, cluster_id, restart: false, founders, clean_shutdown: None })
+    let defaults = file.filter(|_| founds).map(|file| file.cluster_defaults).unwrap_or_default();
+    let restart = false;
+    Ok(Storage { disk, log_dir, lock, directory, cluster_id, restart, founders, defaults, clean_shutdown: None })
 }
 
 fn read_founders(disk: &Arc<dyn Disk>) -> std::io::Result<Vec<NodeId>> {

@@ -63,7 +63,7 @@ def rolling_restart(kube, cluster, load, around=None):
             return len(pods.deleted) >= 2
 
         begin = time.monotonic()
-        cluster.patch(config={"log.retention.ms": "7200000"})
+        cluster.patch(config={"log.retention.check.interval.ms": "60000"})
         with around or nullcontext():
             wait.until(two_done, "two brokers to be restarted", 600, 0.2)
             cluster.wait_settled(3)

@@ -136,6 +136,7 @@ impl Brokers {
             max_replication_factor_topic: largest(false).map(|(_, t)| self.topics[t].name.clone()).unwrap_or_default(),
             max_internal_replication_factor: largest(true).map_or(0, |(n, _)| count(n)),
             live_brokers: count(live.len()),
+            defaults: self.defaults.clone(),
         }
     }
 
@@ -187,6 +188,27 @@ impl Brokers {
         }
         rack.clone_into(&mut broker.rack);
         self.tell(format!("broker {id} is in rack '{rack}'"));
+        self.commit();
+        Ok(true)
+    }
+
+    /// Answers whether anything changed. Every value is taken but `bad`.
+    ///
+    /// # Errors
+    /// As the brokers would.
+    pub fn set_default(&mut self, now: u64, at: Id, name: &str, value: Option<&str>) -> Result<bool> {
+        self.leads(now, at)?;
+        if value == Some("bad") {
+            return refused(format!("{name} = 'bad' is not accepted"));
+        }
+        let before = match value {
+            Some(value) => self.defaults.insert(name.to_owned(), value.to_owned()),
+            None => self.defaults.remove(name),
+        };
+        if before.as_deref() == value {
+            return Ok(false);
+        }
+        self.tell(format!("{name} is {value:?} on all brokers"));
         self.commit();
         Ok(true)
     }

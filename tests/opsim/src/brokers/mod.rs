@@ -73,6 +73,8 @@ pub struct Brokers {
     pub quorum: Quorum,
     /// Registered brokers.
     pub registered: BTreeMap<Id, Registration>,
+    /// Settings that were given one value for all of them.
+    pub defaults: BTreeMap<String, String>,
     /// Topics.
     pub topics: Vec<Topic>,
     /// Their partitions.
@@ -113,6 +115,7 @@ impl Brokers {
             pace,
             quorum: Quorum::default(),
             registered: BTreeMap::new(),
+            defaults: BTreeMap::new(),
             topics,
             partitions: Vec::new(),
             processes: BTreeMap::new(),
