@@ -22,8 +22,7 @@ use crate::reads::Reads;
 use crate::storage::{BOOTSTRAP_INDEX, Start, Store};
 use crate::types::{Membership, ProposalToken, ReadToken, Role, RoleChange, StateImage};
 
-/// Ticks that one call of `tick` makes good at most: a thread that was not scheduled for seconds must read what
-/// waits for it before it concludes that the leader is silent.
+/// Ticks that one call of `tick` makes good at most: a thread that did not run for seconds reads what waits first.
 const MAX_TICKS_AT_ONCE: u64 = 2;
 
 /// What opening found.
@@ -244,7 +243,8 @@ impl<D: Disk + Clone> Replica<D> {
         let term = self.node.raft.term;
         match kind {
             MessageType::Heartbeat if message.commit > last => {
-                // The leader counts on entries that this replica has not got: it lost its disk. raft would panic.
+                // The leader counts on entries that this replica lost. raft would panic; and the end of what is left may
+                // be what a deposed leader wrote, so nothing of it is committed by this.
                 self.last_error = Some(format!(
                     "the leader knows our log up to {} and it ends at {last}: this node lost its data",
                     message.commit
@@ -263,7 +263,7 @@ impl<D: Disk + Clone> Replica<D> {
                         ..RaftMessage::default()
                     });
                 }
-                message.commit = last;
+                message.commit = self.node.raft.raft_log.committed;
                 Ok(true)
             }
             MessageType::AppendResponse if self.is_leader() && message.term == term => {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chronik_consensus::mirror::{Entry, MessageType, RaftMessage};
-use chronik_consensus::{Config, Outcome, ProgressKind, ProposeError, Start};
+use chronik_consensus::{Config, Outcome, ProgressKind, ProposeError, Role, Start};
 use chronik_model::{NodeId, RaftIndex};
 
 use crate::harness::{Cluster, voters};
@@ -177,6 +177,42 @@ fn a_voter_that_lost_its_disk_is_fed_again_and_both_sides_say_so() {
     assert!(said.contains("lost its data"), "{said}");
     let said = cluster.status(leader).last_error.unwrap_or_default();
     assert!(said.contains(&format!("node {wiped} acknowledged")), "{said}");
+}
+
+/// The end of what is left may be of a leader that was deposed, and the log that replaced it is what was lost.
+#[test]
+fn a_voter_whose_log_lost_its_end_does_not_take_the_rest_for_committed() {
+    let mut cluster = Cluster::formed(3, 1);
+    let deposed = cluster.leader().expect("formed");
+    cluster.propose_many(deposed, 3);
+    cluster.ticks(4);
+    cluster.isolate(deposed);
+    cluster.propose(deposed);
+    cluster.ticks(4);
+    let earlier = cluster.nodes[&deposed].disk.snapshot();
+    cluster.ticks(60);
+    let leader = (1..=3).find(|id| *id != deposed && cluster.status(*id).role == Role::Leader).expect("elected");
+    cluster.propose_many(leader, 5);
+    cluster.heal();
+    cluster.ticks(10);
+    cluster.agreed();
+
+    cluster.kill(deposed);
+    cluster.on_disk(deposed, earlier, |_| {});
+    cluster.restart(deposed);
+    let (term, commit) = (cluster.status(leader).term.0, cluster.status(leader).commit.0);
+    cluster.replica(deposed).step(RaftMessage {
+        msg_type: MessageType::Heartbeat as i32,
+        from: leader as u64,
+        to: deposed as u64,
+        term,
+        commit,
+        ..RaftMessage::default()
+    });
+    cluster.pump();
+    cluster.connect_all();
+    cluster.ticks(10);
+    cluster.agreed();
 }
 
 #[test]
