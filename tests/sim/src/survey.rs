@@ -130,8 +130,8 @@ pub fn complaints(world: &World, gone: &BTreeSet<NodeId>) -> Vec<String> {
 /// A reassignment is complete by now, and whoever is no replica any more has nothing left, in memory or on the disk.
 fn complain_about_moved(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, found: &mut Vec<String>) {
     let (tp, state) = (&partition.tp, &partition.state);
-    // One that left for good will never be in sync.
-    if state.is_reassigning() && has_eligible(state, gone) && !state.adding.iter().any(|node| gone.contains(node)) {
+    // One that left for good will never be in sync, and without it those who stay may be fewer than have to be.
+    if state.is_reassigning() && has_eligible(state, gone) && !state.target_replicas().iter().any(|n| gone.contains(n)) {
         found.push(format!("{tp} is being reassigned still: {state:?}"));
     }
     let others = world.hosts.iter().filter(|(node, _)| !state.replicas.contains(node) && !gone.contains(node));
@@ -161,9 +161,11 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
         found.push(format!("{tp}: its leader b{leader} does not host it"));
         return;
     };
-    // What everybody holds is committed; its leader hears of that with their next fetches.
+    // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
     let mark = up(world, leader).and_then(|broker| broker.partition(partition.topic, tp.partition));
-    if mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
+    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
+    let enough = stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1);
+    if enough && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
