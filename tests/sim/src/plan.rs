@@ -12,6 +12,7 @@ pub mod budget;
 mod damage;
 mod draw;
 mod moves;
+mod operator;
 mod perform;
 mod text;
 
@@ -24,6 +25,8 @@ use crate::net::Weather;
 pub use budget::Budget;
 pub use draw::Limits;
 pub(crate) use moves::{end_cordons, send as ask_for_replicas};
+pub use operator::Operator;
+pub(crate) use operator::{OPERATOR, answered, repeat_racks, wrong_racks};
 pub(crate) use perform::{boot, repair};
 pub use perform::{execute, force, perform};
 pub use text::PlanError;
@@ -212,6 +215,8 @@ pub enum Fault {
     Join(NodeId),
     /// A member that follows gets a vote.
     Promote(NodeId),
+    /// A voter follows without a vote from now on.
+    Demote(NodeId),
     /// The members agree to go on without it, and it is stopped for good.
     Remove(NodeId),
     /// Some partition gets other replicas; the seed says which. If one is being reassigned already, that is replaced.
@@ -224,6 +229,8 @@ pub enum Fault {
     Cordon(NodeId),
     /// It gets replicas again.
     Uncordon(NodeId),
+    /// It is said to be in the rack of this number; 0 takes that back.
+    AssignRack(NodeId, u8),
     /// Others lead what it leads.
     MoveLeaders(NodeId),
     /// The first of each assignment leads, where that is possible.

@@ -125,6 +125,8 @@ pub enum ClientRequest {
     DeleteTopic(TopicName),
     /// One setting of a topic; `None` takes it back.
     AlterTopicConfig(TopicName, String, Option<String>),
+    /// This broker is in this rack; `None` takes that back.
+    AssignRack(NodeId, Option<String>),
     /// From which index on the metadata of the one asked is as new as any; for scripts.
     ReadIndex,
     /// A producer id for idempotence.
@@ -252,7 +254,7 @@ pub struct FetchedData {
 pub enum ClientReply {
     /// To [`ClientRequest::Metadata`].
     Metadata(MetadataView),
-    /// To the changes of topics.
+    /// To the changes of topics and racks.
     Done(ErrorCode),
     /// To [`ClientRequest::ReadIndex`]; `None` when the one asked cannot say.
     ReadIndex(Option<RaftIndex>),

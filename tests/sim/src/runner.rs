@@ -18,6 +18,8 @@ pub use mutants::{MutantResult, Scenario, hunt};
 pub(crate) use report::guarded;
 pub use report::{failure, story};
 pub(crate) use settle::settle;
+#[cfg(test)]
+pub(crate) use settle::wait;
 pub use shrink::{Shrunk, shrink};
 pub use start::{broker_config, build};
 

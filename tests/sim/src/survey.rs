@@ -86,7 +86,8 @@ pub fn is_restored(world: &World, node: NodeId) -> bool {
     let Some(status) = up(world, node).filter(|broker| broker.is_registered()).map(Broker::quorum_status) else {
         return false;
     };
-    let knows = leader.voters.contains(&node) && status.persisted >= leader.commit;
+    let member = leader.voters.contains(&node) || leader.learners.contains(&node);
+    let knows = member && status.persisted >= leader.commit;
     knows && partitions(world).iter().all(|p| !p.state.replicas.contains(&node) || p.state.isr.contains(&node))
 }
 
@@ -131,7 +132,8 @@ pub fn complaints(world: &World, gone: &BTreeSet<NodeId>) -> Vec<String> {
 fn complain_about_moved(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, found: &mut Vec<String>) {
     let (tp, state) = (&partition.tp, &partition.state);
     // One that left for good will never be in sync, and without it those who stay may be fewer than have to be.
-    if state.is_reassigning() && has_eligible(state, gone) && !state.target_replicas().iter().any(|n| gone.contains(n)) {
+    if state.is_reassigning() && has_eligible(state, gone) && !state.target_replicas().iter().any(|n| gone.contains(n))
+    {
         found.push(format!("{tp} is being reassigned still: {state:?}"));
     }
     let others = world.hosts.iter().filter(|(node, _)| !state.replicas.contains(node) && !gone.contains(node));
@@ -161,11 +163,9 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
         found.push(format!("{tp}: its leader b{leader} does not host it"));
         return;
     };
-    // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
+    // What everybody holds is committed; its leader hears of that with their next fetches.
     let mark = up(world, leader).and_then(|broker| broker.partition(partition.topic, tp.partition));
-    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
-    let enough = stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1);
-    if enough && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
+    if mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::kernel::{Clock, Ctx, Event, Kernel, Micros};
 use crate::net::{KEEPALIVE, LinkEvent};
 use crate::oracle::{Oracle, Violation};
-use crate::plan::{Budget, Plan};
+use crate::plan::{Budget, Operator, Plan};
 use crate::proto::{Address, Packet};
 use crate::trace::{Detail, Trace};
 
@@ -75,6 +75,8 @@ pub struct World {
     pub plan: Plan,
     /// What faults may still do.
     pub budget: Budget,
+    /// Who changes members and racks.
+    pub operator: Operator,
     /// How much the operator proposed.
     pub proposals: u64,
     /// What arrived for clients that are not there: scripts read their answers here.
@@ -94,6 +96,7 @@ impl World {
             oracle,
             plan,
             budget: Budget::default(),
+            operator: Operator::default(),
             proposals: 0,
             letters: Vec::new(),
             ending: None,
@@ -154,6 +157,10 @@ impl World {
             }
             Event::Deliver { from, to: to @ Address::Client(id), packet } => {
                 self.kernel.trace.packet(self.kernel.now, from, to, &packet);
+                if to == crate::plan::OPERATOR {
+                    crate::plan::answered(self, &packet);
+                    return None;
+                }
                 let Some(client) = self.clients.get_mut(&id) else {
                     self.letters.push((from, packet));
                     return None;

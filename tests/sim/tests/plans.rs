@@ -27,11 +27,13 @@ fn every_kind_of_fault_is_drawn_by_some_seed() {
     words.sort_unstable();
     words.dedup();
     let all = [
+        "assign-rack",
         "boot",
         "bridge",
         "cancel",
         "cordon",
         "cut",
+        "demote",
         "drain",
         "drift",
         "elect",

@@ -224,7 +224,8 @@ impl Broker {
         self.deliver(ctx, key, out);
         match action {
             FollowerAction::Append(_) => {
-                let paused = self.fetchers.get_mut(&leader).is_some_and(|fetcher| fetcher.paused.remove(&key).is_some());
+                let paused =
+                    self.fetchers.get_mut(&leader).is_some_and(|fetcher| fetcher.paused.remove(&key).is_some());
                 // A fetch behind this one may have left it out because it paused: nothing else would name it again.
                 if paused || !data.records.is_empty() {
                     self.wants_to_pull(key);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use chronik_core::controller::{
     AllocateProducerIds, AlterConfigs, Command, CommandResult, ConfigChange, ConfigOp, ConfigResource, CreateTopic,
-    DeleteTopic,
+    DeleteTopic, SetBrokerRack,
 };
 use chronik_core::group::partition_for;
 use chronik_log::{AppendOrigin, split_batches};
@@ -37,6 +37,8 @@ pub(super) enum Wish {
     Done,
     /// The coordinator of this group, once the topic of groups exists.
     Coordinator(String),
+    /// That this is done, once the metadata version allows it.
+    Then(Box<Command>),
 }
 
 /// A produce that waits for its acknowledgement.
@@ -117,6 +119,7 @@ impl Broker {
                 let command = AlterConfigs { resource: ConfigResource::Topic(topic), changes, replace: false };
                 self.propose(ctx, command, ADMIN_MS, Purpose::Client(from, id, Wish::Done));
             }
+            ClientRequest::AssignRack(node, rack) => self.run(ctx, from, id, SetBrokerRack { node, rack }.into()),
             ClientRequest::ReadIndex => self.tell_quorum(Input::ReadIndex((from, id))),
             ClientRequest::InitProducerId => {
                 self.serving.ids_wanted.push_back((from, id));
@@ -135,6 +138,20 @@ impl Broker {
             }
             ClientRequest::FindCoordinator(group) => self.find_coordinator(ctx, from, id, group),
             other => self.serve_group(ctx, from, id, other),
+        }
+    }
+
+    /// Where a command needs a newer metadata version than is in force, that is proposed first.
+    fn run(&mut self, ctx: &mut Ctx<'_>, from: Address, id: u64, command: Command) {
+        let members = self.quorum.replica().membership().members();
+        let raise = self.state.read().raise_for(&command, &members);
+        match raise {
+            Ok(None) => self.propose(ctx, command, ADMIN_MS, Purpose::Client(from, id, Wish::Done)),
+            Ok(Some(raise)) => {
+                let wish = Wish::Then(Box::new(command));
+                self.propose(ctx, raise, ADMIN_MS, Purpose::Client(from, id, wish));
+            }
+            Err(error) => self.reply_client(ctx, from, id, ClientReply::Done(error.code)),
         }
     }
 
@@ -284,6 +301,10 @@ impl Broker {
                 let code = result.err().unwrap_or(ErrorCode::None);
                 self.reply_client(ctx, to, id, ClientReply::Done(code));
             }
+            Wish::Then(command) => match result {
+                Ok(_) => self.propose(ctx, *command, ADMIN_MS, Purpose::Client(to, id, Wish::Done)),
+                Err(code) => self.reply_client(ctx, to, id, ClientReply::Done(code)),
+            },
             Wish::Coordinator(group) => {
                 let made = matches!(result, Ok(_) | Err(ErrorCode::TopicAlreadyExists));
                 let found = if made { self.coordinator_of(&group) } else { Err(ErrorCode::CoordinatorNotAvailable) };

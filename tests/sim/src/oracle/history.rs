@@ -12,6 +12,7 @@ use chronik_model::{ErrorCode, LeaderEpoch, Offset, TopicId, TopicName, TopicPar
 
 use super::Violation;
 use super::groups::Groups;
+use super::racks::Racks;
 use crate::kernel::Micros;
 
 /// Identifies the content of a batch wherever it lies: what a leader assigns (offset, epoch) does not count.
@@ -138,6 +139,8 @@ pub struct History {
     pub by_print: BTreeMap<u64, usize>,
     /// Groups.
     pub groups: Groups,
+    /// Racks of brokers.
+    pub racks: Racks,
     /// What auditors saw, by topic id and partition.
     pub audits: BTreeMap<(TopicPartition, Option<TopicId>), Audit>,
     /// When the deletion of a topic was first asked for.

@@ -211,6 +211,9 @@ impl Oracle {
             let Some(broker) = &host.process else { continue };
             let state = broker.metadata().read();
             self.quorum.compare_whole(*node, &state)?;
+            for known in state.brokers() {
+                self.history.racks.see(known.node, known.rack.as_deref())?;
+            }
             drop(state);
             for partition in broker.partitions() {
                 self.judge_log(*node, host, partition)?;

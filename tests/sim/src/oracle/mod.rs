@@ -15,6 +15,7 @@ pub mod judge;
 pub mod ledger;
 pub mod logs;
 pub mod quorum;
+pub mod racks;
 pub mod replica;
 #[cfg(test)]
 mod rules;
@@ -22,6 +23,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_consensus::MembershipChange;
 use chronik_model::NodeId;
 
 use crate::kernel::{Kernel, Micros};
@@ -203,6 +205,11 @@ impl Oracle {
     /// Somebody asks for these replicas of a partition.
     pub fn assignment_wanted(&mut self, key: ledger::Key, replicas: &[NodeId]) {
         self.logs.assignment_wanted(key, replicas);
+    }
+
+    /// Somebody asks for this change of the members.
+    pub fn members_wanted(&mut self, change: MembershipChange) {
+        self.quorum.wanted(change);
     }
 
     /// What was committed.

@@ -2,10 +2,12 @@
 //!
 //! One leader per term. A broker's term and its vote in it never change back, also not over restarts, as long as its disk
 //! keeps what it synced. Within a run the applied index only grows. Two brokers that have applied the same index have the
-//! same metadata: compared by a short fingerprint at each index that is seen, and by everything now and then.
+//! same metadata: compared by a short fingerprint at each index that is seen, and by everything now and then. They have the
+//! same voters and learners, too; nobody gets a vote, loses it, or leaves unless somebody asked for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_consensus::MembershipChange;
 use chronik_core::controller::MetadataState;
 use chronik_model::NodeId;
 
@@ -38,6 +40,12 @@ pub struct Quorum {
     last: BTreeMap<NodeId, Seen>,
     prints: BTreeMap<u64, (u64, NodeId)>,
     whole: BTreeMap<u64, (u64, NodeId)>,
+    members: BTreeMap<u64, (u64, NodeId)>,
+    /// The newest members that were seen: applied index, voters, learners.
+    newest: (u64, Vec<NodeId>, Vec<NodeId>),
+    promoted: BTreeSet<NodeId>,
+    demoted: BTreeSet<NodeId>,
+    removed: BTreeSet<NodeId>,
 }
 
 impl Quorum {
@@ -84,13 +92,75 @@ impl Quorum {
         Ok(seen.applied != before.applied || seen.run != before.run)
     }
 
+    /// Somebody asks for this change of the members.
+    pub fn wanted(&mut self, change: MembershipChange) {
+        match change {
+            MembershipChange::Promote(node) => self.promoted.insert(node),
+            MembershipChange::Demote(node) => self.demoted.insert(node),
+            MembershipChange::RemoveNode(node) => self.removed.insert(node),
+            // Whoever comes may follow.
+            MembershipChange::AddLearner(_) => false,
+        };
+    }
+
+    /// Who takes part, as a broker says that has applied so much.
+    ///
+    /// # Errors
+    /// Another broker says otherwise, or they changed and nobody asked for it.
+    pub fn members(
+        &mut self,
+        node: NodeId,
+        applied: u64,
+        voters: &[NodeId],
+        learners: &[NodeId],
+    ) -> Result<(), Violation> {
+        if applied == 0 {
+            // It has nothing yet.
+            return Ok(());
+        }
+        let ids = voters.iter().map(|id| id.0 as u64).chain([u64::MAX]).chain(learners.iter().map(|id| id.0 as u64));
+        let print = ids.fold(0xcbf2_9ce4_8422_2325_u64, |hash, id| (hash ^ id).wrapping_mul(0x0000_0100_0000_01b3));
+        same(&mut self.members, node, applied, print, "members")?;
+        if applied <= self.newest.0 {
+            return Ok(());
+        }
+        self.newest.0 = applied;
+        if self.newest.1 == voters && self.newest.2 == learners {
+            return Ok(());
+        }
+        let (_, old, followed) = std::mem::replace(&mut self.newest, (applied, voters.to_vec(), learners.to_vec()));
+        let broken = |text: String| Err(Violation { invariant: 10, text: format!("{text} at index {applied}") });
+        if voters.is_empty() {
+            return broken("nobody votes in the quorum".to_owned());
+        }
+        if old.is_empty() {
+            return Ok(());
+        }
+        for one in old.iter().chain(&followed).filter(|one| !voters.contains(one) && !learners.contains(one)) {
+            if !self.removed.contains(one) {
+                return broken(format!("b{one} is no member any more and nobody asked to remove it"));
+            }
+        }
+        for one in old.iter().filter(|one| learners.contains(one)) {
+            if !self.demoted.contains(one) && !self.removed.contains(one) {
+                return broken(format!("b{one} has no vote any more and nobody asked to take it"));
+            }
+        }
+        for one in voters.iter().filter(|one| !old.contains(one)) {
+            if !self.promoted.contains(one) {
+                return broken(format!("b{one} votes and nobody asked for it"));
+            }
+        }
+        Ok(())
+    }
+
     /// The state of a broker that applied something.
     ///
     /// # Errors
     /// Another broker had another state at the same index.
     pub fn compare(&mut self, node: NodeId, state: &MetadataState) -> Result<(), Violation> {
         let index = state.applied().0;
-        same(&mut self.prints, node, index, print_of(state))?;
+        same(&mut self.prints, node, index, print_of(state), "metadata")?;
         if index.is_multiple_of(WHOLE_EVERY) {
             self.compare_whole(node, state)?;
         }
@@ -102,11 +172,17 @@ impl Quorum {
     /// # Errors
     /// Another broker had another state at the same index.
     pub fn compare_whole(&mut self, node: NodeId, state: &MetadataState) -> Result<(), Violation> {
-        same(&mut self.whole, node, state.applied().0, state.hash())
+        same(&mut self.whole, node, state.applied().0, state.hash(), "metadata")
     }
 }
 
-fn same(prints: &mut BTreeMap<u64, (u64, NodeId)>, node: NodeId, index: u64, print: u64) -> Result<(), Violation> {
+fn same(
+    prints: &mut BTreeMap<u64, (u64, NodeId)>,
+    node: NodeId,
+    index: u64,
+    print: u64,
+    what: &str,
+) -> Result<(), Violation> {
     let (known, other) = *prints.entry(index).or_insert((print, node));
     if prints.len() > KEPT {
         prints.pop_first();
@@ -114,7 +190,7 @@ fn same(prints: &mut BTreeMap<u64, (u64, NodeId)>, node: NodeId, index: u64, pri
     if known == print {
         return Ok(());
     }
-    let text = format!("b{node} and b{other} have different metadata at index {index}");
+    let text = format!("b{node} and b{other} have different {what} at index {index}");
     Err(Violation { invariant: 10, text })
 }
 
@@ -129,6 +205,7 @@ fn print_of(state: &MetadataState) -> u64 {
     for broker in state.brokers() {
         mix(broker.node.0 as u64);
         mix(broker.epoch.0 as u64);
+        broker.rack.iter().flat_map(|rack| rack.bytes()).for_each(|byte| mix(u64::from(byte)));
         mix(u64::from(broker.fenced) | u64::from(broker.shutting_down.is_some()) << 1);
     }
     for topic in state.topics() {
@@ -195,8 +272,8 @@ mod tests {
     #[test]
     fn different_metadata_at_one_index_is_broken() {
         let mut prints = BTreeMap::new();
-        same(&mut prints, A, 7, 1).unwrap();
-        same(&mut prints, B, 8, 2).unwrap();
-        assert_eq!(same(&mut prints, B, 7, 3).unwrap_err().invariant, 10);
+        same(&mut prints, A, 7, 1, "metadata").unwrap();
+        same(&mut prints, B, 8, 2, "metadata").unwrap();
+        assert_eq!(same(&mut prints, B, 7, 3, "metadata").unwrap_err().invariant, 10);
     }
 }

@@ -1,8 +1,9 @@
 //! Every rule of the judge that a history or a state can be made for by hand: one that breaks it and nothing else is
 //! reported under the number and in the words of that rule, and the same one without the flaw is not reported at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_consensus::MembershipChange;
 use chronik_core::{LeaderRecovery, PartitionState};
 use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex, TopicId, TopicPartition};
 
@@ -13,8 +14,11 @@ use super::logs::Logs;
 use super::quorum::{Quorum, Seen};
 use super::replica::{InSync, Marks};
 use super::{Oracle, Violation, bounded, judge};
-use crate::kernel::Kernel;
+use crate::kernel::{Event, Kernel};
+use crate::plan::{Plan, Shape};
+use crate::runner;
 use crate::trace::{Detail, Trace};
+use crate::world::World;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -162,6 +166,86 @@ fn commits(generation: i32, asked: i64) -> Result<(), Violation> {
     })
 }
 
+/// A replica with both records, led by it in epoch 1, says this next.
+fn says(next: &Marks) -> Result<(), Violation> {
+    let mut logs = logs();
+    let (ledger, replica) = logs.both(key(), &tp(), A);
+    let all = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
+    let read = move |from: i64, to: i64| {
+        all.iter().filter(|one| one.base_offset.0 >= from && one.base_offset.0 < to).copied().collect()
+    };
+    let none = InSync { told: Vec::new(), size: 0, min: 0, changed: true };
+    let marks = Marks { start: 1, end: 2, high_watermark: 2, visible: 2, ..Marks::default() };
+    replica.booted(A, 1, &marks, &read, ledger)?;
+    replica.changed(A, next, &read, ledger, &none, 0)
+}
+
+/// A log is found after a start that nobody has seen before.
+fn found(log: &[chronik_model::batch::BatchHeader], before: i64) -> Result<(), Violation> {
+    let mut logs = logs();
+    let (ledger, replica) = logs.both(key(), &tp(), A);
+    let seen = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
+    let marks = |end| Marks { end, ..Marks::default() };
+    replica.booted(A, 1, &marks(before), &|_, to| seen.iter().take(to as usize).copied().collect(), ledger)?;
+    replica.booted(A, 2, &marks(2), &|_, _| log.to_vec(), ledger)
+}
+
+/// B takes over in epoch 2 with so many records of two.
+fn takes_over(end: i64) -> Result<(), Violation> {
+    let mut logs = logs();
+    let (ledger, replica) = logs.both(key(), &tp(), B);
+    let all = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
+    let read = move |from: i64, to: i64| {
+        all.iter().filter(|one| one.base_offset.0 >= from && one.base_offset.0 < to).copied().collect()
+    };
+    let none = InSync { told: Vec::new(), size: 0, min: 0, changed: true };
+    let marks = Marks { end, ..Marks::default() };
+    replica.booted(B, 1, &marks, &read, ledger)?;
+    replica.changed(B, &Marks { leads: Some(2), ..marks }, &read, ledger, &none, 0)
+}
+
+/// A quorum of these voters and learners becomes one of those after this was asked.
+fn members(
+    asked: &[MembershipChange],
+    before: (&[NodeId], &[NodeId]),
+    after: (&[NodeId], &[NodeId]),
+) -> Result<(), Violation> {
+    let mut quorum = Quorum::default();
+    quorum.members(A, 1, before.0, before.1)?;
+    asked.iter().for_each(|change| quorum.wanted(*change));
+    quorum.members(A, 2, after.0, after.1)
+}
+
+/// Three brokers, the last of which left for good or did not, with a partition that needs them all.
+fn settles(left: bool) -> Result<(), Violation> {
+    let mut shape = Shape { topics: 1, min_insync: 3, recovery: 10_000_000, ..Shape::calm(3) };
+    shape.workload.idempotent_producers = 1;
+    shape.workload.pause_ms = 500;
+    let mut world = runner::build(&Plan { seed: 1, shape, steps: Vec::new() }, Detail::Hash);
+    world.run_until(4_000_000)?;
+    if left {
+        world.budget.gone.insert(C);
+    }
+    runner::settle(&mut world, &[tp().topic])
+}
+
+/// Three brokers, the first of which reaches the others or does not, have ten seconds to be well.
+fn gathers(apart: bool) -> Result<(), Violation> {
+    let shape = Shape { recovery: 10_000_000, ..Shape::calm(3) };
+    let mut world =
+        World::new(1, Detail::Hash, Oracle::new(), Plan { seed: 1, shape: shape.clone(), steps: Vec::new() });
+    for node in shape.founders() {
+        world.add_host(runner::broker_config(&shape, node));
+        world.kernel.after(1, Event::Boot(node));
+    }
+    if apart {
+        for (one, other) in [(A, B), (B, A), (A, C), (C, A)] {
+            world.cut(one, other);
+        }
+    }
+    runner::wait(&mut world, shape.recovery, |world| crate::survey::complaints(world, &BTreeSet::new()))
+}
+
 /// The number of a rule, what its report says, and a history or state that has its flaw or not.
 type Case = (u8, &'static str, fn(bool) -> Result<(), Violation>);
 
@@ -307,7 +391,57 @@ const CASES: &[Case] = &[
         replica.ended = super::replica::Ended::Settled;
         replica.booted(A, 2, &Marks { end: 2 - i64::from(flaw), ..Marks::default() }, &read, ledger)
     }),
+    (1, "leads epoch 2 and holds only 1 of 2", |flaw| takes_over(2 - i64::from(flaw))),
+    (4, "the high watermark of b1 goes back", |flaw| {
+        let high_watermark = 2 - i64::from(flaw);
+        says(&Marks { start: 1, end: 2, high_watermark, visible: high_watermark, ..Marks::default() })
+    }),
+    (5, "has log start 1, high watermark 3, log end 2", |flaw| {
+        says(&Marks { start: 1, end: 2, high_watermark: 2 + i64::from(flaw), visible: 2, ..Marks::default() })
+    }),
+    (5, "the log start of b1 goes back", |flaw| {
+        says(&Marks { start: 1 - i64::from(flaw), end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
+    }),
+    (5, "goes on with 2 after 1", |flaw| {
+        found(&[batch(0, 1, "x", Some((7, 0))), batch(1 + i64::from(flaw), 1, "y", Some((7, 1)))], 2)
+    }),
+    (11, "that nobody ever had there", |flaw| {
+        let other = if flaw { batch(1, 2, "z", None) } else { batch(1, 1, "y", Some((7, 1))) };
+        found(&[batch(0, 1, "x", Some((7, 0))), other], 2)
+    }),
+    (8, "nobody who may lead holds them", |flaw| {
+        let mut logs = held();
+        changed(&mut logs, &state(1, A, &[A]))?;
+        let without = PartitionState { leader: None, ..state(2, A, &[if flaw { B } else { A }]) };
+        changed(&mut logs, &without)
+    }),
+    (10, "have different members at index 1", |flaw| {
+        let mut quorum = Quorum::default();
+        quorum.members(A, 1, &[A, B], &[C])?;
+        quorum.members(B, 1, if flaw { &[A, B, C] } else { &[A, B] }, if flaw { &[] } else { &[C] })
+    }),
+    (10, "nobody votes in the quorum", |flaw| {
+        let asked = [MembershipChange::Demote(A)];
+        members(&asked, (&[A, B], &[]), if flaw { (&[], &[A, B]) } else { (&[B], &[A]) })
+    }),
+    (10, "b2 is no member any more and nobody asked", |flaw| {
+        members(&[MembershipChange::RemoveNode(B)][usize::from(flaw)..], (&[A, B], &[]), (&[A], &[]))
+    }),
+    (10, "b2 has no vote any more and nobody asked", |flaw| {
+        members(&[MembershipChange::Demote(B)][usize::from(flaw)..], (&[A, B], &[]), (&[A], &[B]))
+    }),
+    (10, "b2 votes and nobody asked", |flaw| {
+        members(&[MembershipChange::Promote(B)][usize::from(flaw)..], (&[A], &[B]), (&[A, B], &[]))
+    }),
+    (10, "which nobody assigned last", |flaw| {
+        let mut racks = super::racks::Racks::default();
+        racks.asked(1, A, Some("x".to_owned()), 1);
+        racks.done(1, 2);
+        racks.see(A, if flaw { None } else { Some("x") })
+    }),
     (12, "3 is the bound", |flaw| bounded("things wait", 3 + usize::from(flaw), 3)),
+    (13, "takes no record", settles),
+    (13, "the last fault: b1 ", gathers),
 ];
 
 #[test]

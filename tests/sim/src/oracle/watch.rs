@@ -89,6 +89,7 @@ impl Oracle {
                 applied: quorum.applied.0,
             };
             if self.quorum.see(node, seen)? {
+                self.quorum.members(node, seen.applied, quorum.voters, quorum.learners)?;
                 let state = broker.metadata().read();
                 self.quorum.compare(node, &state)?;
                 if state.applied().0 > self.applied {
@@ -103,6 +104,9 @@ impl Oracle {
     fn metadata_changed(&mut self, state: &MetadataState) -> Result<(), Violation> {
         if let Err(text) = check_invariants(state) {
             return Err(Violation { invariant: 8, text: format!("metadata at index {}: {text}", state.applied()) });
+        }
+        for broker in state.brokers() {
+            self.history.racks.see(broker.node, broker.rack.as_deref())?;
         }
         let mut cut = Vec::new();
         for (topic, index, partition) in state.partitions() {

@@ -9,9 +9,11 @@
 
 use std::collections::BTreeSet;
 
+use chronik_consensus::MembershipChange;
 use chronik_model::NodeId;
 
 use super::Shape;
+use super::operator::open_changes;
 use crate::survey;
 use crate::world::World;
 
@@ -51,6 +53,9 @@ impl Budget {
         if !survey::rest_is_well(world, node) {
             return Err("the others do not have everything");
         }
+        if !others_decide(world, node) {
+            return Err("the others decide nothing without it");
+        }
         if survey::is_needed(world, node) { Err("the victim is the last one in sync") } else { Ok(()) }
     }
 
@@ -88,11 +93,37 @@ impl Budget {
             return Err("not all have everything");
         }
         let Some((leader, status)) = survey::quorum_leader(world) else { return Err("nobody leads") };
-        if leader == node || status.voters.len() < 4 || !status.voters.contains(&node) {
+        if leader == node || status.voters.len() < 4 + open_demotions(world) || !status.voters.contains(&node) {
             return Err("the quorum would be too small");
         }
         if survey::partitions(world).iter().any(|partition| partition.state.replicas.contains(&node)) {
             return Err("it holds replicas");
+        }
+        Ok(())
+    }
+
+    /// Whether `node` may be asked to go on without a vote. Whether it does is for the quorum to say.
+    pub(super) fn may_demote(&mut self, world: &World, shape: &Shape, node: NodeId) -> Result<(), &'static str> {
+        self.recover(world, shape);
+        let Some((_, status)) = survey::quorum_leader(world) else { return Err("nobody leads") };
+        let left: Vec<NodeId> = status.voters.iter().copied().filter(|voter| *voter != node).collect();
+        let open = open_demotions(world);
+        if (self.tainted || self.lying) && !decide_without(&left, open, shape.victim, left.contains(&shape.victim)) {
+            return Err("the victim has not recovered");
+        }
+        let staying = left.iter().filter(|voter| !self.gone.contains(voter)).count();
+        // One that leaves for good may vote still: its removal may have been refused.
+        if !self.gone.is_empty() && 2 * staying.saturating_sub(open) <= left.len().saturating_sub(open) {
+            return Err("those who stay would be too few");
+        }
+        Ok(())
+    }
+
+    /// Whether `node` may be asked to vote.
+    pub(super) fn may_promote(&mut self, world: &World, shape: &Shape, node: NodeId) -> Result<(), &'static str> {
+        self.recover(world, shape);
+        if (self.tainted || self.lying) && node == shape.victim {
+            return Err("the victim has not recovered");
         }
         Ok(())
     }
@@ -145,4 +176,20 @@ impl Budget {
             self.tainted = false;
         }
     }
+}
+
+fn open_demotions(world: &World) -> usize {
+    open_changes(world).iter().filter(|change| matches!(change, MembershipChange::Demote(_))).count()
+}
+
+/// Whether the others are a majority of the quorum without `node`, whatever becomes of the changes under way.
+fn others_decide(world: &World, node: NodeId) -> bool {
+    let Some((_, status)) = survey::quorum_leader(world) else { return false };
+    let votes = status.voters.contains(&node) || open_changes(world).contains(&MembershipChange::Promote(node));
+    decide_without(&status.voters, open_demotions(world), node, votes)
+}
+
+fn decide_without(voters: &[NodeId], open_demotions: usize, node: NodeId, votes: bool) -> bool {
+    let others = voters.iter().filter(|voter| **voter != node).count();
+    others.saturating_sub(open_demotions) > usize::from(votes)
 }

@@ -66,6 +66,8 @@ enum Kind {
     Reassign,
     Drain,
     Leaders,
+    Demote,
+    Racks,
 }
 
 const KINDS: &[Kind] = &[
@@ -101,6 +103,8 @@ const KINDS: &[Kind] = &[
     Kind::Reassign,
     Kind::Drain,
     Kind::Leaders,
+    Kind::Demote,
+    Kind::Racks,
 ];
 
 impl Plan {
@@ -184,7 +188,7 @@ fn is_on(random: &mut SplitMix64, kind: Kind, shape: &Shape) -> bool {
         Kind::Join => shape.joiners > 0,
         Kind::Remove => shape.founders + shape.joiners >= 4,
         Kind::Bridge | Kind::Ring => shape.founders >= 3,
-        Kind::Cut | Kind::Isolate | Kind::Leaders => several,
+        Kind::Cut | Kind::Isolate | Kind::Leaders | Kind::Demote => several,
         Kind::Reassign | Kind::Drain => shape.founders + shape.joiners >= 2,
         _ => true,
     };
@@ -420,6 +424,25 @@ fn draw_episode(
         Kind::Leaders => {
             step(at, Fault::MoveLeaders(node));
             step(until, Fault::Elect);
+        }
+        Kind::Demote => {
+            step(at, Fault::Demote(node));
+            if random.chance(25) {
+                step(at + random.below(SECOND), Fault::Demote(other));
+            }
+            // Some clusters end with fewer voters than they began with.
+            for node in [node, other] {
+                if random.chance(65) {
+                    step(until + random.below(2 * SECOND), Fault::Promote(node));
+                }
+            }
+        }
+        Kind::Racks => {
+            for node in (1..=present as i32).map(NodeId) {
+                if random.chance(50) {
+                    step(at + random.below(SECOND), Fault::AssignRack(node, random.below(4) as u8));
+                }
+            }
         }
     }
 }

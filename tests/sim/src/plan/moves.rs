@@ -13,7 +13,7 @@ use chronik_log::disk::SplitMix64;
 use chronik_model::{NodeId, Uuid};
 
 use super::Fault;
-use super::perform::OPERATOR;
+use super::operator::OPERATOR;
 use crate::proto::{Address, Packet, Request};
 use crate::survey::{self, Surveyed};
 use crate::world::World;

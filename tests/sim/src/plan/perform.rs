@@ -4,14 +4,11 @@ use chronik_consensus::MembershipChange;
 use chronik_log::disk::{self, Disk};
 use chronik_model::NodeId;
 
+use super::operator::{assign_rack, change_members};
 use super::{Fault, damage, moves};
 use crate::kernel::Micros;
-use crate::proto::{Address, Packet, Request};
 use crate::survey;
 use crate::world::{EXIT_REFUSED, World};
-
-/// The client that changes members; answers to it go nowhere, the change is seen in the quorum.
-pub(super) const OPERATOR: Address = Address::Client(u32::MAX);
 
 /// Does the step of this number, if the budget allows.
 pub fn perform(world: &mut World, step: usize) {
@@ -32,6 +29,8 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
             budget.may_destroy(world, &shape, *node)
         }
         Fault::Remove(node) => budget.may_remove(world, &shape, *node),
+        Fault::Demote(node) => budget.may_demote(world, &shape, *node),
+        Fault::Promote(node) => budget.may_promote(world, &shape, *node),
         Fault::Join(node) if world.hosts.contains_key(node) => Err("it is there already"),
         _ => Ok(()),
     };
@@ -165,6 +164,14 @@ fn act(world: &mut World, fault: &Fault) {
         Fault::Promote(node) => {
             tell(world, fault);
             change_members(world, MembershipChange::Promote(*node));
+        }
+        Fault::Demote(node) => {
+            tell(world, fault);
+            change_members(world, MembershipChange::Demote(*node));
+        }
+        Fault::AssignRack(node, rack) => {
+            tell(world, fault);
+            assign_rack(world, *node, (*rack > 0).then(|| format!("rack-{rack}")));
         }
         Fault::Remove(node) => {
             tell(world, fault);
@@ -307,11 +314,4 @@ fn partition(world: &mut World, fault: &Fault) {
 fn part(world: &mut World, a: NodeId, b: NodeId) {
     world.cut(a, b);
     world.cut(b, a);
-}
-
-/// Asks the leader of the quorum, as an operator does; whether it agrees is seen in the quorum.
-fn change_members(world: &mut World, change: MembershipChange) {
-    let Some((leader, _)) = survey::quorum_leader(world) else { return };
-    let packet = Packet::Request { id: 0, body: Box::new(Request::Membership(change)) };
-    world.kernel.send(OPERATOR, Address::Broker(leader), packet);
 }

@@ -1,7 +1,7 @@
 //! The end of a run: faults stop, everything is repaired and started, and all must be well within the plan's bound.
 //!
 //! In order: every partition that anybody may lead takes an acknowledged record from a client; the clients stop and their
-//! requests end; every replica is in sync and as long as its leader, every broker active and a voter; readers read
+//! requests end; every replica is in sync and as long as its leader, every broker active and a member, in the rack that was assigned; readers read
 //! everything from the beginning; the oracle judges. What takes too long is a broken promise (invariant 13) like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,7 @@ pub(crate) fn settle(world: &mut World, topics: &[TopicName]) -> Result<(), Viol
         let mut missing: Vec<String> =
             world.clients.iter().filter(|(_, c)| !c.is_idle()).map(|(id, _)| format!("c{id} is not idle")).collect();
         missing.extend(survey::complaints(world, &world.budget.gone));
+        missing.extend(plan::wrong_racks(world));
         missing
     })?;
     if topics.is_empty() {
@@ -97,7 +98,11 @@ fn heal(world: &mut World) -> Micros {
 }
 
 /// Runs until nothing is missing.
-fn wait(world: &mut World, deadline: Micros, missing: impl Fn(&World) -> Vec<String>) -> Result<(), Violation> {
+pub(crate) fn wait(
+    world: &mut World,
+    deadline: Micros,
+    missing: impl Fn(&World) -> Vec<String>,
+) -> Result<(), Violation> {
     loop {
         let found = missing(world);
         if found.is_empty() {
@@ -118,6 +123,7 @@ fn wait(world: &mut World, deadline: Micros, missing: impl Fn(&World) -> Vec<Str
             plan::boot(world, node);
         }
         plan::end_cordons(world);
+        plan::repeat_racks(world);
         world.run_until((world.kernel.now + LOOK).min(deadline))?;
     }
 }
