@@ -57,8 +57,10 @@ def test_an_acknowledged_record_with_another_in_its_place_is_lost():
     assert Story().send("p.0", 0).send("p.1", None).final("p.1").rules() == ["changed write", "lost write"]
 
 
-def test_an_acknowledged_record_below_the_log_start_was_deleted_not_lost():
-    assert Story().send("p.0", 0).send("p.1", 1).final("p.1", start=1).rules() == []
+def test_a_log_that_begins_above_the_beginning_has_lost_what_was_there():
+    assert Story().send("p.0", 0).send("p.1", 1).final("p.1", start=1).rules() == ["lost start", "lost write"]
+    assert Story().send("p.0", ok=True).send("p.1", 1).final("p.1", start=1).rules() == ["lost start", "lost write"]
+    assert Story().send("p.0", None).final(start=1).rules() == ["lost start"], "even if nobody knows of what"
 
 
 def test_a_record_of_unknown_outcome_may_be_there_or_not():
@@ -90,8 +92,19 @@ def test_a_record_of_an_idempotent_producer_that_is_there_twice_is_a_duplicate()
     assert Story().send("p.0", None).final("p.0", "p.0").rules() == [], "others may send twice"
 
 
-def test_an_idempotent_producer_that_gave_a_record_up_may_have_sent_others_twice():
-    assert Story().send("p.0", 0, idem=True).send("p.1", ok=False, idem=True).final("p.0", "p.0").rules() == []
+def test_what_was_under_way_when_an_idempotent_producer_gave_a_record_up_may_be_there_twice():
+    story = Story()("send", by="p", topic="t", partition=0, value="p.0", acks=-1, idem=True).send("p.1", ok=False, idem=True)
+    story("sent", value="p.0", ok=True, offset=1)
+    assert story.final("p.0", "p.0").rules() == []
+    assert Story().send("p.0", ok=False, idem=True).final("p.0", "p.0").rules() == []
+
+
+def test_what_was_answered_before_an_idempotent_producer_gave_a_record_up_is_there_once_and_so_is_what_it_sent_later():
+    assert Story().send("p.0", 0, idem=True).send("p.1", ok=False, idem=True).final("p.0", "p.0").rules() == ["duplicate", "order"]
+    story = Story().send("p.0", ok=False, idem=True).send("p.1", 0, idem=True)
+    assert story.final("p.1", "p.1").rules() == ["duplicate", "order"]
+    story = Story().send("p.0", ok=False, idem=True).send("p.1", 1, idem=True).send("p.2", 0, idem=True)
+    assert story.final("p.2", "p.1").rules() == ["order"]
 
 
 def test_records_of_an_idempotent_producer_keep_their_order():

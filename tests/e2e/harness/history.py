@@ -123,7 +123,12 @@ def batches(directory):
 
 
 def check_sequences(name, log):
-    """The batches of a log: offsets are dense, and every (producer, epoch, sequence) is there once and in order."""
+    """The batches of a log: offsets are dense, and every (producer, epoch, sequence) is there once and in order.
+
+    The first batch of a producer may carry any sequence, as in Kafka: when the first of several that are on their way meets
+    a broker that does not lead yet, the next one finds a leader that knows nothing of the producer. That a record before it is
+    missing is seen in the history, and so is the order of what was sent (`judge`).
+    """
     known, end = {}, None
     for base, next_, raw in log:
         assert end is None or base == end, f"{name}: a batch begins at {base}, the one before ends at {end}"

@@ -9,7 +9,8 @@ Events are dicts with a monotonic time `t` and an operation `op`:
 - `assign` by assignment topic partition offset; `read` by assignment topic partition offset values [group]: a reader begins
   at an offset (null: wherever its group stands); it was given consecutive records.
 - `begin` group topic partition offset: a group that never committed here starts at this offset.
-- `final` topic partition start end values: all records of a partition, read when every fault was healed.
+- `final` topic partition start end values: all records of a partition, read when every fault was healed. Nobody who writes
+  histories lets records expire or deletes them: a log begins at 0.
 - `mark` topic partition epoch offset: a leader of this epoch said its high watermark; events in the order of the answers
   of one observer that asks one thing at a time.
 - `write` id register value [era]; `wrote` id ok; `look` register value began: a register (committed offset, configuration)
@@ -71,7 +72,8 @@ class Judge:
         self.group_read = defaultdict(set)
         self.group_start = {}
         self.counts = Counter()
-        self.gave_up = set()
+        self.under_way = defaultdict(set)
+        self.excused = set()
         self._found = {}
 
     # -- what is proven
@@ -83,11 +85,11 @@ class Judge:
         """All violations, each kind of evidence once.
 
         A client library whose idempotent producer gave a record up begins a new epoch and sends what else was under way
-        again: then it may be there twice, and the broker cannot know. What the broker may not do, apply one sequence
-        number twice, is seen in the files (`history.check_sequences`).
+        again: then just that may be there twice, and the broker cannot know. What was answered before, and what the
+        producer sent later in its new epoch, is there once and in order. What the broker may not do in any case, apply one
+        sequence number twice, is seen in the files (`history.check_sequences`).
         """
-        return [v for (rule, key), v in self._found.items()
-                if rule not in ("duplicate", "order") or self.sends[key].by not in self.gave_up]
+        return [v for (rule, key), v in self._found.items() if rule not in ("duplicate", "order") or key not in self.excused]
 
     def feed(self, event):
         handler = getattr(self, f"_on_{event['op']}", None)
@@ -104,13 +106,16 @@ class Judge:
 
     def _on_send(self, e):
         self.sends[e["value"]] = _Send(e["by"], e["topic"], e["partition"], e["acks"], e["idem"], e["t"])
+        if e["idem"]:
+            self.under_way[e["by"]].add(e["value"])
 
     def _on_sent(self, e):
         send = self.sends[e["value"]]
         if not e["ok"]:
             self.counts["unknown"] += 1
-            self.gave_up.add(send.by)
+            self.excused |= self.under_way.pop(send.by, set())
             return
+        self.under_way[send.by].discard(e["value"])
         self.counts["acked"] += 1
         if send.acks != -1:
             return
@@ -168,6 +173,8 @@ class Judge:
         if len(e["values"]) != end - start:
             self._violate("hole", (topic, partition), f"{topic}-{partition} holds {len(e['values'])} records in [{start}, {end})")
             return
+        if start > 0:
+            self._violate("lost start", (topic, partition), f"{topic}-{partition} begins at {start}, and nobody deletes records")
         last = {}
         for index, value in enumerate(e["values"]):
             self._see(topic, partition, start + index, value, "the final reader", e["t"])
@@ -181,13 +188,12 @@ class Judge:
             return
         now = dict(enumerate(e["values"], start))
         for offset, value in self.acked[(topic, partition)].items():
-            if offset >= start and now.get(offset) != value:
-                there = f"{now[offset]} is there" if offset in now else f"the log ends at {end}"
+            if now.get(offset) != value:
+                there = f"{now[offset]} is there" if offset in now else f"the log is [{start}, {end})"
                 self._violate("lost write", (topic, partition, offset),
                               f"{value} was acknowledged at {topic}-{partition}@{offset}; {there}")
-        if start == 0:
-            for value in self.acked_somewhere[(topic, partition)].difference(e["values"]):
-                self._violate("lost write", value, f"{value} was acknowledged, but is nowhere in {topic}-{partition}")
+        for value in self.acked_somewhere[(topic, partition)].difference(e["values"]):
+            self._violate("lost write", value, f"{value} was acknowledged, but is nowhere in {topic}-{partition}")
         for offset, value in self.logs[(topic, partition)].items():
             if offset >= end:
                 self._violate("unread", (topic, partition, offset),
