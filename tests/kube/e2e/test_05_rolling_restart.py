@@ -1,5 +1,6 @@
 """Scenario 5: a changed setting restarts one broker at a time, the leader of the quorum last, each restart with its reason."""
 
+from support import wait
 from support.ask import ask
 from support.measure import rolling_restart
 
@@ -16,9 +17,13 @@ def test_05_a_setting_changes_one_broker_at_a_time_the_leader_last(kube, cluster
         assert seen.deleted[-1] == f"x-{leader - 1}", f"broker {leader} led; the order was {seen.deleted}"
     assert seen.most_missing == 1, "never two down"
     assert seen.verdict["failed"] == 0, "clients notice nothing but retries"
-    told = [e["message"] for e in kube.events(cluster.namespace, kind="ChronikCluster", reason="RestartingBroker")]
     for node in (1, 2, 3):
-        assert any(f"broker {node} has template" in message for message in told), f"the reason of the restart of broker {node} in {told}"
+
+        def told(node=node):
+            events = kube.events(cluster.namespace, kind="ChronikCluster", reason="RestartingBroker")
+            return any(f"broker {node} has template" in e["message"] for e in events)
+
+        wait.until(told, f"an event with the reason of the restart of broker {node}")
     for ordinal in range(3):
         assert int(kube.get("pod", f"x-{ordinal}", cluster.namespace)["status"]["containerStatuses"][0]["restartCount"]) == 0
 
@@ -45,7 +50,7 @@ def test_05_a_manual_rollout_restarts_nobody_before_it_is_approved(kube, cluster
     pending = cluster.wait(lambda s: (s.get("template") or {}).get("pendingRevision"), "the pending revision")
     cluster.wait_blocked("ManualApproval")
     assert [p["metadata"]["uid"] for p in cluster.pods()] == before
-    kube.kubectl("annotate", "ccl", "x", "-n", cluster.namespace, f"chronik.io/approved-revision={pending}")
+    kube.kubectl("annotate", "ccl", "x", "-n", cluster.namespace, "--overwrite", f"chronik.io/approved-revision={pending}")
     cluster.wait_settled(3)
     assert not set(before) & {p["metadata"]["uid"] for p in cluster.pods()}
-    assert len(ask(kube, cluster.bootstrap(), "brokers")) == 3
+    wait.until(lambda: len(ask(kube, cluster.bootstrap(), "brokers")) == 3, "clients to see three brokers", interval=1)

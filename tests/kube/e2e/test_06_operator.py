@@ -34,8 +34,8 @@ def test_06_the_operator_is_killed_while_the_size_changes_to_five_and_back(killa
         for size in (5, 3):
             with Killer(operator, chance):
                 killable.scale(size)
-                killable.wait_settled(size)
-            assert sorted(killable.status()["quorum"]["voters"]) == list(range(1, size + 1)), "the voters follow"
+                status = killable.wait_settled(size)
+            assert sorted(status["quorum"]["voters"]) == list(range(1, size + 1)), "the voters follow"
             producing.wait_acks()
         assert [p["metadata"]["name"] for p in killable.pods()] == ["x-0", "x-1", "x-2"]
 
@@ -114,7 +114,7 @@ def test_06_an_upgrade_that_brings_another_broker_rolls_it_out_or_waits_for_appr
         one.wait_acks()
         two.wait_acks()
         assert uids(held) == before and images(held) == old, "nobody restarts by surprise"
-        kube.kubectl("annotate", "ccl", "held", "-n", namespace, f"chronik.io/approved-revision={pending}")
+        kube.kubectl("annotate", "ccl", "held", "-n", namespace, "--overwrite", f"chronik.io/approved-revision={pending}")
         wait.until(lambda: images(held) == {image}, "the approved brokers")
         held.wait_settled(3)
         one.wait_acks()

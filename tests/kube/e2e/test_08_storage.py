@@ -34,6 +34,8 @@ def test_08_a_full_disk_is_cured_by_raising_the_size_alone(kube, cluster, load):
         mount = kube.get("pv", claim["spec"]["volumeName"])["spec"]["local"]["path"]
         fill = f"fallocate -l $(($(stat -f -c '%a * %S' {mount}))) {mount}/ballast; head -c 1G /dev/zero >{mount}/rest; true"
         subprocess.run(kube.inside("sh", "-c", fill), check=True, capture_output=True)
+        cluster.wait(lambda s: s.get("readyReplicas") == 2, "the broker without room to stop")
+        producing.wait_acks()
         cluster.patch(storage={"size": "1Gi"})
         wait.until(lambda: kube.get("pvc", "data-x-0", cluster.namespace)["status"]["capacity"]["storage"] == "1Gi", "the claim to grow")
         cluster.wait_settled(3)

@@ -30,6 +30,8 @@ def test_09_an_example_becomes_a_cluster_that_serves(kube, operator, namespace, 
     cluster.wait(lambda s: s.get("replicas") == s.get("readyReplicas") == brokers and not s.get("operation"), f"{brokers} brokers")
     wait.until(lambda: cluster.condition("Ready").get("status") == "True", f"{name} to be Ready")
     image = cluster.pods()[0]["spec"]["containers"][0]["image"]
-    said = kube.kubectl("run", "probe", "-n", namespace, "--rm", "-i", "--quiet", "--restart=Never", f"--image={image}", "--",
-                        "probe", "--bootstrap", cluster.bootstrap())
-    assert said.count("read back") == brokers, said
+    # As in the manual, but for `--rm -i`: whoever attaches late does not see what was said before.
+    kube.kubectl("run", "probe", "-n", namespace, "--restart=Never", f"--image={image}", "--", "probe", "--bootstrap", cluster.bootstrap())
+    phase = wait.until(lambda: (p := kube.get("pod", "probe", namespace)["status"]["phase"]) in ("Succeeded", "Failed") and p, "the probe to end")
+    said = kube.logs(namespace, "probe")
+    assert phase == "Succeeded" and said.count("read back") == brokers, said

@@ -25,29 +25,34 @@ def test_10_a_paused_cluster_is_left_alone_until_it_is_resumed(kube, cluster, lo
         producing.wait_acks()
 
 
-def test_10_a_stopped_cluster_starts_again_with_everything(kube, cluster):
+def test_10_a_stopped_cluster_starts_again_with_everything(cluster, load):
     cluster.apply()
     cluster.wait_settled(3)
-    ask(kube, cluster.bootstrap(), "create", "kept", 3, 3)
-    ask(kube, cluster.bootstrap(), "produce", "kept", 300, "k")
-    cluster.patch(stopped=True)
-    cluster.wait(lambda s: s.get("phase") == "Stopped", "Stopped")
-    wait.until(lambda: not cluster.pods(), "no pods")
-    cluster.patch(stopped=False)
-    cluster.wait_settled(3)
-    assert len(ask(kube, cluster.bootstrap(), "read", "kept")) == 300
+    with load(cluster) as producing:
+        cluster.patch(stopped=True)
+        cluster.wait(lambda s: s.get("phase") == "Stopped", "Stopped")
+        wait.until(lambda: not cluster.pods(), "no pods")
+        cluster.patch(stopped=False)
+        cluster.wait_settled(3)
+        producing.wait_acks()
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 def test_10_deleting_a_cluster_keeps_or_deletes_its_disks_as_asked(kube, cluster, policy):
     cluster.apply(storage={"size": "512Mi", "retention": {"whenDeleted": policy}})
-    cluster.wait_settled(3)
+    first = cluster.wait_settled(3)
+    ask(kube, cluster.bootstrap(), "create", "kept", 3, 3)
+    ask(kube, cluster.bootstrap(), "produce", "kept", 300, "k")
     kube.kubectl("delete", "ccl", "x", "-n", cluster.namespace, "--timeout=240s")
     wait.until(lambda: not cluster.pods() and not kube.get("statefulset", namespace=cluster.namespace), "the children to be gone")
     if policy == "Delete":
         wait.until(lambda: not kube.get("pvc", namespace=cluster.namespace), "the claims to be gone")
-    else:
-        assert len(kube.get("pvc", namespace=cluster.namespace)) == 3
+        return
+    assert len(kube.get("pvc", namespace=cluster.namespace)) == 3
+    # A new object of the same name goes on with these disks.
+    cluster.apply(storage={"size": "512Mi", "retention": {"whenDeleted": policy}})
+    assert cluster.wait_settled(3)["clusterId"] == first["clusterId"]
+    assert sorted(ask(kube, cluster.bootstrap(), "read", "kept")) == sorted(f"k-{n}" for n in range(300))
 
 
 def test_10_deleting_the_namespace_ends_within_a_minute(kube, cluster):

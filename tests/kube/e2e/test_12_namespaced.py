@@ -16,12 +16,17 @@ def confined(kube, operator):
     replicas = operator.deployment()["spec"]["replicas"]
     kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, "--replicas=0")
     namespace = kube.namespace("t-confined")
-    confined = Operator(kube, namespace, "confined", **{"watch.namespaced": "true"}).install(crds=False)
-    yield confined
-    confined.forbid_nodes()
-    kube.delete_namespace(namespace)
-    kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, f"--replicas={replicas}")
-    operator.wait_ready()
+    confined = Operator(kube, namespace, "confined", **{"watch.namespaced": "true"})
+    try:
+        yield confined.install(crds=False)
+    finally:
+        try:
+            confined.forbid_nodes()
+            kube.delete_namespace(namespace)
+        finally:
+            # Whatever happened here, the other tests need the first one.
+            kube.kubectl("scale", f"deployment/{name}", "-n", operator.namespace, f"--replicas={replicas}")
+            operator.wait_ready()
 
 
 def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_path):

@@ -61,7 +61,7 @@ class Cluster:
                 "replicas": status.get("replicas"), "ready": status.get("readyReplicas"), "conditions": conditions}
 
     def wait_settled(self, replicas, voters=None, timeout=600):
-        """As asked for: observed, Ready, the right number of brokers and voters, nothing under way."""
+        """As asked for: observed, Ready, the right number of brokers and voters, nothing under way. Returns the status that says so."""
         voters = voters if voters is not None else min(5, replicas - 1 + replicas % 2)
 
         def settled(status):
@@ -72,10 +72,10 @@ class Cluster:
                 and status.get("replicas") == status.get("readyReplicas") == status.get("updatedReplicas") == replicas
                 and len((status.get("quorum") or {}).get("voters", [])) == voters
                 and not status.get("operation")
+                and status
             )
 
-        self.wait(settled, f"{self.name} to settle with {replicas} brokers and {voters} voters", timeout)
-        return self.status()
+        return self.wait(settled, f"{self.name} to settle with {replicas} brokers and {voters} voters", timeout)
 
     def wait_blocked(self, gate, timeout=300):
         """The operation under way is held back by `gate`; returns the entry with its message."""

@@ -15,6 +15,8 @@ TOP = Path(__file__).resolve().parents[4]
 # What a server says that is too busy to answer, and not that the answer is no.
 BUSY = ("Unable to connect to the server", "TLS handshake timeout", "request timed out", "timed out waiting for the", "connection refused",
         "etcdserver:", "ServiceUnavailable", "TooManyRequests", "InternalError", "error trying to reach service", "unexpected EOF", "http2:")
+# What comes to the same when it is done twice.
+REPEATABLE = ("get", "apply", "patch", "scale", "label", "annotate")
 
 
 class Refused(AssertionError):
@@ -51,8 +53,7 @@ class Kube:
             try:
                 return self._call(command, stdin, timeout)
             except Refused as error:
-                # Only what changes nothing is asked again.
-                if arguments[0] != "get" or time.monotonic() > deadline or not any(sign in error.text for sign in BUSY):
+                if arguments[0] not in REPEATABLE or time.monotonic() > deadline or not any(sign in error.text for sign in BUSY):
                     raise
                 time.sleep(0.5)
 

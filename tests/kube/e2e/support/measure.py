@@ -54,7 +54,7 @@ def rolling_restart(kube, cluster, load, around=None):
     """Changes a setting of a settled cluster of three under a client; `around` is a context manager that disturbs."""
     with load(cluster) as producing, PodWatch(kube, cluster.namespace, cluster.selector) as pods:
         pods.wait_whole()
-        leaders = {cluster.status()["quorum"]["leaderId"]}
+        leaders = {cluster.wait(lambda s: (s.get("quorum") or {}).get("leaderId"), "a leader of the quorum")}
 
         def two_done():
             leader = (cluster.status().get("quorum") or {}).get("leaderId")
@@ -94,17 +94,19 @@ def idle_passes(kube, operator, cluster, passes=100):
     for attempt in range(3):
         # What still settles (leaders that move back) settles now.
         wait.until(lambda: _quiet(kube, operator, 3), "the operator to have nothing left to write")
-        facts, before = _facts(cluster), kube.writes(operator.user)
+        said, ready, before = _said(cluster.status()), _readiness(cluster), kube.writes(operator.user)
         assert len(before) > 5, "the audit log does count the operator's writes"
         first, begin = operator.passes(), time.monotonic()
-        cpu, asked = operator.metric("process_cpu_seconds_total"), operator.asked
+        cpu, asked, changed = operator.metric("process_cpu_seconds_total"), operator.asked, False
         for number in range(passes):
-            kube.kubectl("annotate", "ccl", cluster.name, "-n", cluster.namespace, f"tests.chronik.io/pass={attempt}-{number}", "--overwrite")
+            mark = f"tests.chronik.io/pass={attempt}-{number}"
+            found = json.loads(kube.kubectl("annotate", "ccl", cluster.name, "-n", cluster.namespace, mark, "--overwrite", "-o", "json"))
+            changed = changed or _said(found["status"]) != said
             wait.until(lambda n=number: operator.passes() > first + n, f"pass {number + 1}")
         count, asked = int(operator.passes() - first), operator.asked - asked
         cpu, seconds = 1000 * (operator.metric("process_cpu_seconds_total") - cpu), time.monotonic() - begin
         new = kube.writes(operator.user)[len(before):]
-        if new and _facts(cluster) != facts:
+        if new and (changed or _said(cluster.status()) != said or _readiness(cluster) != ready):
             print(f"    the brokers changed by themselves ({len(new)} writes): again")
             continue
         return Passes(count, new, cpu, seconds, asked, max(operator.metrics("process_resident_memory_bytes")) / 2**20)
@@ -127,10 +129,14 @@ def cpu_of_a_pass(operator, seen):
     return (seen.cpu_ms - rest) / (seen.count - by_themselves)
 
 
-def _facts(cluster):
+def _said(status):
     """What the brokers alone decide, as far as the status shows it."""
-    status = cluster.status()
-    return json.dumps([status.get("quorum"), status.get("nodes")], sort_keys=True)
+    return json.dumps([status.get("quorum"), status.get("nodes"), status.get("conditions")], sort_keys=True)
+
+
+def _readiness(cluster):
+    """Since when each pod is ready or not: also one that was not for a moment, on a machine that gave it no time, was not at rest."""
+    return [c["lastTransitionTime"] for p in cluster.pods() for c in p["status"]["conditions"] if c["type"] == "Ready"]
 
 
 def _quiet(kube, operator, seconds):

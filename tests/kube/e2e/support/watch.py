@@ -9,13 +9,18 @@ from .kube import is_ready
 
 
 class PodWatch:
-    """A context manager; afterwards `most_missing` and `deleted` tell what happened meanwhile."""
+    """A context manager; afterwards `most_missing` and `deleted` tell what happened meanwhile.
+
+    Missing is a pod that was taken away and whose successor has not been ready yet. One that fails its probes for a moment, because the
+    machine gives it no time, was taken away by nobody.
+    """
 
     def __init__(self, kube, namespace, selector):
         self.list = lambda: kube.pods(namespace, selector)
         self.command = [kube._program("kubectl"), "--kubeconfig", kube.kubeconfig, "get", "pods", "-n", namespace, "-l", selector, "-w", "-o", "json",
                         "--output-watch-events"]
         self.ready, self.uids, self.deleted, self.most_missing, self.whole = {}, {}, [], 0, False
+        self.missing, self.served = {}, set()
 
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -56,13 +61,17 @@ class PodWatch:
     def _take(self, kind, pod):
         name = pod["metadata"]["name"]
         if kind == "DELETED":
-            self.ready[name] = False
+            self.ready[name], self.missing[name] = False, True
             self.uids.pop(name, None)
             self.deleted.append(name)
         else:
-            self.uids[name] = pod["metadata"]["uid"]
-            self.ready[name] = is_ready(pod) and "deletionTimestamp" not in pod["metadata"]
+            uid, ends = pod["metadata"]["uid"], "deletionTimestamp" in pod["metadata"]
+            self.uids[name] = uid
+            self.ready[name] = is_ready(pod) and not ends
+            if self.ready[name]:
+                self.served.add(uid)
+            self.missing[name] = ends or uid not in self.served
         # Only what was once whole can miss something: the first events list the pods one by one.
         self.whole = self.whole or all(self.ready.values())
         if self.whole:
-            self.most_missing = max(self.most_missing, sum(not r for r in self.ready.values()))
+            self.most_missing = max(self.most_missing, sum(self.missing.values()))
