@@ -1,7 +1,7 @@
 //! Partition logs on disk: what was appended is kept, found again, and never invented.
 //!
 //! - [`disk`]: files behind a trait, with a hostile twin for tests. The Raft storage builds on it too.
-//! - [`LogDir`]: one directory of logs: identity, lock, clean-shutdown marker, online or offline.
+//! - [`LogDir`]: one directory of logs: identity, founders, lock, clean-shutdown marker, online or offline.
 //! - [`PartitionLog`]: the log of one partition replica.
 //! - [`Committer`]: makes many logs durable together.
 //! - [`write_checkpoint`], [`read_checkpoint`]: offsets of all partitions, in one file per kind.
@@ -15,6 +15,7 @@ mod committer;
 mod config;
 pub mod disk;
 mod error;
+mod founders;
 mod index;
 mod leader_epoch;
 mod log_dir;

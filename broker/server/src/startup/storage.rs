@@ -15,8 +15,6 @@ use super::retired;
 use crate::config::{Config, DiscoverySource};
 use crate::peer::cluster_file::ClusterFile;
 
-const FOUNDERS_FILE: &str = "founders";
-
 /// The data directory of this broker.
 #[derive(Debug)]
 pub struct Storage {
@@ -110,7 +108,7 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
         let readable = file.as_ref().and_then(|file| file.as_ref().ok());
         let expected = configured(readable).unwrap_or_else(|| found.cluster_id.clone());
         let claimed = log_dir.claim(&expected, config.node_id, found.directory_id).map_err(log)?;
-        let founders = read_founders(&disk).map_err(io)?;
+        let founders = log_dir.founders().map_err(log)?;
         let clean_shutdown = log_dir.take_clean_shutdown().map_err(log)?;
         // Until all founders have joined, one that starts again still founds.
         let founding = readable.filter(|file| !config.peers.join && !file.join);
@@ -140,8 +138,7 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
     let directory = Uuid(*uuid::Uuid::new_v4().as_bytes());
     if founds {
         // Before the identity: a crash in between leaves a fresh directory, which is decided about again.
-        let text: Vec<String> = founders.iter().map(NodeId::to_string).collect();
-        disk.write_atomic(FOUNDERS_FILE, text.join(",").as_bytes()).map_err(io)?;
+        log_dir.write_founders(&founders).map_err(log)?;
     }
     if let Some(cluster_id) = &cluster_id {
         log_dir.claim(cluster_id, config.node_id, directory).map_err(log)?;
@@ -149,17 +146,6 @@ pub fn open(config: &Config) -> Result<Storage, StorageError> {
     let defaults = file.filter(|_| founds).map(|file| file.cluster_defaults).unwrap_or_default();
     let restart = false;
     Ok(Storage { disk, log_dir, lock, directory, cluster_id, restart, founders, defaults, clean_shutdown: None })
-}
-
-fn read_founders(disk: &Arc<dyn Disk>) -> std::io::Result<Vec<NodeId>> {
-    match disk.read(FOUNDERS_FILE) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes);
-            Ok(text.split(',').filter_map(|id| id.trim().parse().ok()).map(NodeId).collect())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
 }
 
 /// A cluster id that founders agree on before they talk: made of what all of them are configured with. A broker alone
@@ -226,6 +212,20 @@ mod tests {
             assert!(error.to_string().contains("one"), "{error}");
         }
         assert!(open(&config(dir.path(), "node.id: 1")).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_founders_that_is_damaged_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let yaml = "node.id: 1\npeers: [1@a:1, 2@b:2, 3@c:3]";
+        drop(open(&config(dir.path(), yaml)).unwrap());
+        let file = dir.path().join("founders");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let comma = bytes.iter().rposition(|byte| *byte == b',').unwrap();
+        bytes[comma - 1] ^= 0x40;
+        std::fs::write(&file, bytes).unwrap();
+        let error = open(&config(dir.path(), yaml)).unwrap_err();
+        assert!(error.is_identity() && error.to_string().contains("founders"), "{error}");
     }
 
     #[test]
