@@ -19,7 +19,6 @@ use chronik_operator::kube_io::{KubeIo, crds};
 use chronik_operator::lease::elector::Elector;
 use chronik_operator::lease::{Fence, Role, Terms};
 use chronik_operator::metrics::Metrics;
-use chronik_operator::ports::RebalanceLimits;
 use chronik_operator::reconcile::Settings;
 use clap::Parser as _;
 use kube::{Client, Config};
@@ -249,10 +248,7 @@ async fn within(work: impl Future<Output = ()>, mut stopped: watch::Receiver<boo
 }
 
 fn settings(args: &RunArgs) -> Settings {
-    Settings {
-        broker_image: args.broker_image.clone(),
-        rebalance: RebalanceLimits { max_in_flight: 8, throttle_bytes_per_second: 0 },
-    }
+    Settings { broker_image: args.broker_image.clone() }
 }
 
 fn identity(args: &RunArgs) -> String {

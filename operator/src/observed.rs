@@ -222,4 +222,6 @@ pub struct Observed {
     pub brokers: BTreeMap<NodeId, Answer>,
     /// Whether the disks can grow; only asked when they have to.
     pub expansion: Expansion,
+    /// What the API server said when a disk was to grow and it refused.
+    pub growth_refused: Option<String>,
 }

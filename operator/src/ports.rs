@@ -356,8 +356,6 @@ pub struct RebalanceFacts {
 pub struct RebalanceLimits {
     /// Partitions reassigned at a time.
     pub max_in_flight: i32,
-    /// Bytes per second; 0 = as the brokers are configured.
-    pub throttle_bytes_per_second: u64,
 }
 
 /// What moving leaderships away from a broker came to.

@@ -86,6 +86,8 @@ gates! {
     StorageClassNotExpandable => "Set allowVolumeExpansion: true on the storage class, or move to another cluster.",
     /// A volume is still growing.
     StorageResizePending => "Nothing while the storage driver works; otherwise look at the claim's events.",
+    /// Kubernetes does not let the operator make or change an object: a quota, an admission policy, a missing permission.
+    KubernetesRefused => "Read the message: it is what the API server says. Raise the quota, correct the policy or the operator's role.",
     /// An object of this name exists and belongs to somebody else.
     NameTaken => "Rename the ChronikCluster or delete the other object.",
 }

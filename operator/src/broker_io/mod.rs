@@ -106,11 +106,8 @@ impl Brokers for BrokerIo {
     }
 
     async fn rebalance(&self, at: &BrokerAddress, limits: RebalanceLimits) -> Result<RebalanceFacts, BrokerError> {
-        let message = pb::RebalanceRequest {
-            max_in_flight: limits.max_in_flight,
-            throttle_bytes_per_second: limits.throttle_bytes_per_second,
-            dry_run: false,
-        };
+        let message =
+            pb::RebalanceRequest { max_in_flight: limits.max_in_flight, throttle_bytes_per_second: 0, dry_run: false };
         proto::rebalanced(self.change(at, message, async |c, r| c.rebalance(r).await).await?)
     }
 

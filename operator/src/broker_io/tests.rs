@@ -158,7 +158,7 @@ async fn outcomes_are_told_apart() {
     let (address, _server) = serve(Fake::default(), any()).await;
     let (brokers, at) = (leading(), at(address, "secret"));
     brokers.cordon(&at, NodeId(5), true).await.unwrap();
-    let limits = RebalanceLimits { max_in_flight: 3, throttle_bytes_per_second: 0 };
+    let limits = RebalanceLimits { max_in_flight: 3 };
     let facts = brokers.rebalance(&at, limits).await.unwrap();
     assert_eq!((facts.in_flight, facts.remaining), (3, 5));
     assert_eq!(brokers.move_leaders(&at, NodeId(1)).await.unwrap_err(), BrokerError::Retry("no leader".into()));

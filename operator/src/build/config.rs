@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Input, names};
 use crate::api::{ChronikClusterSpec, UNSET_REPLICATION_FACTOR};
 use crate::observed::NodeId;
+use crate::quantity;
 
 /// Where the ConfigMap is mounted.
 pub const CONFIG_DIR: &str = "/etc/chronik";
@@ -45,6 +46,7 @@ pub const CLUSTER_SETTINGS: [&str; 17] = [
 
 const REPLICATION_FACTOR: &str = "default.replication.factor";
 const MIN_IN_SYNC: &str = "min.insync.replicas";
+const REASSIGNMENT_RATE: &str = "reassignment.throttle.rate";
 
 /// The settings of the whole cluster, with so many brokers that can hold replicas.
 ///
@@ -59,6 +61,9 @@ pub fn cluster_settings(spec: &ChronikClusterSpec, brokers: i32) -> BTreeMap<Str
     settings.insert(REPLICATION_FACTOR.to_owned(), factor.to_string());
     if let Some(least) = spec.min_insync_replicas {
         settings.insert(MIN_IN_SYNC.to_owned(), least.clamp(1, factor).to_string());
+    }
+    if let Some(rate) = spec.rebalance.throttle.as_ref().and_then(quantity::whole) {
+        settings.insert(REASSIGNMENT_RATE.to_owned(), rate.min(i64::MAX.unsigned_abs()).to_string());
     }
     settings
 }

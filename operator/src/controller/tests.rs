@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::lease::Fence;
-use crate::ports::RebalanceLimits;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -90,8 +89,7 @@ async fn start(
     let metrics = Arc::new(Metrics::new());
     let kube = KubeIo::new(client.clone(), Fence::open(), Arc::clone(&metrics), "op-0", Duration::from_secs(5));
     let brokers = BrokerIo::new(Fence::open(), Duration::from_secs(1));
-    let rebalance = RebalanceLimits { max_in_flight: 1, throttle_bytes_per_second: 0 };
-    let settings = Settings { broker_image: "b:1".into(), rebalance };
+    let settings = Settings { broker_image: "b:1".into() };
     let health = Health::default();
     health.elected();
     let context = Arc::new(Context::new(kube, brokers, settings, metrics, health));

@@ -113,12 +113,18 @@ where
 {
     let api: Api<PartialObjectMeta<K>> = scoped(client, namespace);
     let stream = watch_objects(api, watcher::Config::default().labels(CLUSTER_LABEL)).default_backoff();
+    let mut listed = false;
     watched(name, health.clone(), stream)
-        .filter_map(|event| {
+        .filter_map(move |event| {
             let key = match &event {
-                // What exists at the beginning needs no pass of its own: its cluster gets one.
                 Event::Apply(object) | Event::Delete(object) => cluster_of(object.meta()),
-                Event::Init | Event::InitApply(_) | Event::InitDone => None,
+                // What exists at the beginning needs no pass of its own: its cluster gets one. After a gap it may have changed.
+                Event::InitApply(object) if listed => cluster_of(object.meta()),
+                Event::InitDone => {
+                    listed = true;
+                    None
+                }
+                Event::Init | Event::InitApply(_) => None,
             };
             std::future::ready(key.map(|key| Ok(request_for(&key))))
         })

@@ -1,8 +1,9 @@
 //! The next step: a pure function of what is wanted and what was seen.
 //!
-//! Called once per pass by [`crate::reconcile`]. Order: storage growth, repair, what departed brokers left, voters that are missing,
-//! size, rolling restart, voters that are too many. Each part acts, waits or has nothing to do; the first act wins, so there is never
-//! more than one per pass; a part that waits keeps none of the others from acting, but where these would be wrong before it.
+//! Called once per pass by [`crate::reconcile`]. Order: storage growth, repair, what departed brokers left, brokers that left and stay,
+//! voters that are missing, size, rolling restart, voters that are too many. Each part acts, waits or has nothing to do; the first
+//! act wins, so there is never more than one per pass; a part that waits keeps none of the others from acting, but where these would
+//! be wrong before it.
 //! Nothing is remembered here: what must outlive a pass is in the view, which comes from the status and from the brokers themselves.
 //!
 //! A broker that does not answer is never taken for gone. A claim is deleted only when its broker was drained and its disk is marked,
@@ -10,6 +11,7 @@
 
 mod drain;
 mod membership;
+mod outcast;
 mod repair;
 mod roll;
 mod size;
@@ -197,12 +199,13 @@ const STEADY: Duration = Duration::from_secs(60);
 /// The next step.
 #[must_use]
 pub fn plan(wanted: &Wanted, view: &View) -> Plan {
-    let parts: [fn(&Wanted, &View) -> Flow; 10] = [
+    let parts: [fn(&Wanted, &View) -> Flow; 11] = [
         storage::plan,
         size::exist,
         repair::offline,
         repair::broken,
         repair::departed,
+        outcast::plan,
         repair::bootstrap,
         membership::promote,
         size::plan,
@@ -255,11 +258,14 @@ fn shown<'a>(waiting: &'a [Doing], view: &View) -> Option<&'a Doing> {
     waiting.iter().min_by_key(rank)
 }
 
-/// Disks of this cluster's brokers that are not marked as such yet.
+/// Disks of this cluster's brokers that are not marked as such yet, as soon as a majority of the founders leads: from then on the cluster
+/// exists. What a broker left that was removed from an earlier one counts for that until another starts on the disk.
 #[must_use]
 pub fn unmarked(view: &View) -> Vec<(NodeId, String)> {
-    let claim = |node| view.claims.get(&node).filter(|c| c.cluster_id.is_none() && !c.terminating && c.capacity > 0);
-    view.members().filter(|_| view.founded).filter_map(|node| Some((node, claim(node)?.uid.clone()))).collect()
+    let other = |id: &Option<String>| id.as_ref() != Some(&view.cluster_id);
+    let claim = |node| view.claims.get(&node).filter(|c| other(&c.cluster_id) && !c.terminating && c.capacity > 0);
+    let exists = view.founded || view.leader().is_some();
+    view.members().filter(|_| exists).filter_map(|node| Some((node, claim(node)?.uid.clone()))).collect()
 }
 
 /// Gates that open by themselves within seconds.

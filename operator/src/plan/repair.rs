@@ -55,6 +55,9 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     let Some(first) = candidates.first().copied() else { return Flow::Continue };
     let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
     let waits = |node| Doing::of(Operation::RollingRestart, OperationStep::Begin, node);
+    if let Some(hold) = roll::last_copy(wanted, view, first) {
+        return Flow::Wait(Doing { holds: vec![hold], ..waits(first) });
+    }
     let act = |node: NodeId, why: &str| match view.pods.get(&node) {
         Some(pod) => {
             Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(node), format!("broker {node} {why}"))

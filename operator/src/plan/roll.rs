@@ -53,6 +53,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     }
     let Some(node) = candidate(&outdated, leader, last) else { return Flow::Continue };
     let began = view.step_of(KIND, node);
+    if let Some(hold) = last_copy(wanted, view, node) {
+        return Flow::Wait(Doing { holds: vec![hold], ..Doing::of(KIND, OperationStep::Begin, node) });
+    }
     if let Some(hold) = unsafe_to_stop(view, leader, cluster, node) {
         let step = began.unwrap_or(OperationStep::Begin);
         return Flow::Wait(Doing { holds: vec![hold], ..Doing::of(KIND, step, node) });
@@ -91,6 +94,17 @@ fn candidate(outdated: &[NodeId], leader: NodeId, last: Option<NodeId>) -> Optio
     }
     let begun = last.filter(|node| outdated.contains(node) && (*node != leader || outdated.len() == 1));
     begun.or_else(|| outdated.iter().copied().find(|node| *node != leader)).or_else(|| outdated.first().copied())
+}
+
+/// A cluster of one without a disk of its own ends with its pod: the next one finds nothing, and nobody whom it could join.
+pub(super) fn last_copy(wanted: &Wanted, view: &View, node: NodeId) -> Option<Hold> {
+    (wanted.storage.is_none() && view.founded && view.size() == 1).then(|| {
+        let message = format!(
+            "broker {node} is the only one and its disk is Ephemeral: with its pod the whole cluster would end. Delete the ChronikCluster \
+             and make it again if that is what you want, or scale it up first"
+        );
+        Hold { gate: Gate::WouldLoseMajority, message }
+    })
 }
 
 /// Why this broker must not stop now; None = it may. `caught up` counts without the broker itself.

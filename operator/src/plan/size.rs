@@ -81,7 +81,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
             return drain::plan(wanted, view, victim);
         }
         let spared = |node: &NodeId| wanted.replicas >= size || *node != victim;
-        let cordoned = |node: &NodeId| cluster.brokers.get(node).is_some_and(|b| b.cordoned);
+        // One that has left the quorum joins it again before it takes anything.
+        let member = |node: &NodeId| cluster.voters.contains(node) || cluster.learners.contains(node);
+        let cordoned = |node: &NodeId| member(node) && cluster.brokers.get(node).is_some_and(|b| b.cordoned);
         if let Some(node) = view.members().filter(spared).find(cordoned).filter(|_| !mutant!(LeaveCordoned)) {
             let doing = Doing::of(Operation::ScaleUp, OperationStep::Uncordon, node);
             return Flow::Act(Step::Uncordon(node), doing, format!("broker {node} stays"));

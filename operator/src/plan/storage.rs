@@ -13,6 +13,9 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     // Kubernetes refuses to grow a claim without a volume.
     if let Some((node, claim)) = claims().find(|(_, claim)| claim.requested < size && claim.capacity > 0) {
         let doing = Doing::of(KIND, OperationStep::GrowVolumes, node);
+        if let Some(why) = &view.growth_refused {
+            return Flow::Wait(doing.held(Gate::KubernetesRefused, why.clone()));
+        }
         if view.expansion == Expansion::Refused {
             return Flow::Wait(doing.held(
                 Gate::StorageClassNotExpandable,

@@ -99,6 +99,7 @@ pub(super) fn healthy(size: i32) -> View {
         claims: ids().map(|n| (n, claim(n))).collect(),
         brokers: ids().map(|n| (n, answer(n))).collect(),
         expansion: Expansion::Allowed,
+        growth_refused: None,
         last_size: size,
         rebalance: None,
         operation: None,

@@ -80,6 +80,8 @@ pub struct View {
     pub brokers: BTreeMap<NodeId, Answer>,
     /// Whether disks can grow.
     pub expansion: Expansion,
+    /// What the API server said when a disk was to grow and it refused.
+    pub growth_refused: Option<String>,
     /// `status.replicas`: the size as of the last pass; 0 = stopped or not known.
     pub last_size: i32,
     /// Brokers have to be given their share; what the last call said.
@@ -118,6 +120,7 @@ impl View {
                 .collect(),
             brokers: observed.brokers.clone(),
             expansion: observed.expansion,
+            growth_refused: observed.growth_refused.clone(),
             last_size: status.replicas,
             rebalance: status.rebalance.clone(),
             operation: status.operation.clone(),

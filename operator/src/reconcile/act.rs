@@ -213,15 +213,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     }
 
     fn limits(&self) -> RebalanceLimits {
-        let spec = &self.observed.cluster.spec.rebalance;
-        RebalanceLimits {
-            max_in_flight: spec.max_in_flight,
-            throttle_bytes_per_second: spec
-                .throttle
-                .as_ref()
-                .and_then(quantity::whole)
-                .unwrap_or(self.settings.rebalance.throttle_bytes_per_second),
-        }
+        // How fast brokers copy is a setting of the whole cluster.
+        RebalanceLimits { max_in_flight: self.observed.cluster.spec.rebalance.max_in_flight }
     }
 
     async fn ask(&mut self, at: &BrokerAddress, step: &Step, plan: &mut Plan) -> Result<(), BrokerError> {

@@ -118,7 +118,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                 let meta =
                     self.kube.meta(self.key, &reference).await.map_err(doing(format!("looking for {reference}")))?;
                 // Just made, and what was read is older.
-                if exact && meta.is_some() {
+                if exact && meta.as_ref().is_some_and(|meta| is_ours(meta, &self.uid, &self.key.name)) {
                     let error = KubeError::Conflict(format!("{reference} exists already"));
                     return Err(doing(format!("creating {reference}"))(error));
                 }
@@ -180,13 +180,22 @@ pub(super) fn is_ours(meta: &ObjectMeta, uid: &str, name: &str) -> bool {
     }
 }
 
-/// What will never be accepted is the user's to correct, and is told.
+/// What trying again does not cure, as a hold: somebody has to change the specification, a quota, a policy or a permission.
+pub(super) fn hold_of(error: &Error) -> Option<Hold> {
+    let Error::Kube { doing, error } = error;
+    let gate = match error {
+        KubeError::Invalid(_) => Gate::SpecInvalid,
+        KubeError::Forbidden(_) => Gate::KubernetesRefused,
+        KubeError::NotFound(_) | KubeError::Conflict(_) | KubeError::Unavailable(_) => return None,
+    };
+    Some(Hold { gate, message: format!("{doing}: {error}") })
+}
+
+/// What will not be accepted is told, and keeps nothing else from being done.
 fn told(applied: Result<Option<Hold>, Error>) -> Result<Option<Hold>, Error> {
     match applied {
-        Err(Error::Kube { doing, error: KubeError::Invalid(problem) }) => {
-            Ok(Some(Hold { gate: Gate::SpecInvalid, message: format!("{doing}: {problem}") }))
-        }
-        other => other,
+        Err(error) => hold_of(&error).map_or(Err(error), |hold| Ok(Some(hold))),
+        held => held,
     }
 }
 
@@ -216,6 +225,9 @@ mod tests {
         let held = failed(KubeError::Invalid("resources".into())).unwrap().unwrap();
         assert_eq!(held.gate, Gate::SpecInvalid);
         assert!(held.message.contains("StatefulSet x") && held.message.contains("resources"), "{}", held.message);
+        let held = failed(KubeError::Forbidden("exceeded quota".into())).unwrap().unwrap();
+        assert_eq!(held.gate, Gate::KubernetesRefused);
+        assert!(held.message.contains("exceeded quota"), "{}", held.message);
         assert!(failed(KubeError::Conflict("changed".into())).is_err());
         assert!(failed(KubeError::Unavailable("down".into())).is_err());
         assert_eq!(told(Ok(None)), Ok(None));

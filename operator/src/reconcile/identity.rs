@@ -24,7 +24,11 @@ pub(super) fn identity(key: &Key, observed: &Observed, fresh: &Fresh, now: Times
     let spec = &observed.cluster.spec;
     let view = View::of(observed, &Default::default(), now);
     let disks = || view.claims.values().filter(|claim| !claim.terminating);
-    let left: BTreeSet<&String> = disks().filter_map(|claim| claim.cluster_id.as_ref()).collect();
+    // Those that removed brokers left say nothing: nobody starts on their data.
+    let live = || view.claims.iter().filter(|(_, c)| !c.terminating && c.cluster_id.is_some() && c.retired.is_empty());
+    let left: BTreeSet<&String> = live().filter_map(|(_, claim)| claim.cluster_id.as_ref()).collect();
+    let retired: BTreeSet<String> = disks().flat_map(|claim| claim.retired.iter().cloned()).collect();
+    let retired: Vec<String> = retired.into_iter().collect();
     let voters: Vec<i32> = (1..=spec.voters()).collect();
     if left.len() > 1 {
         let ids = left.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -34,18 +38,79 @@ pub(super) fn identity(key: &Key, observed: &Observed, fresh: &Fresh, now: Times
         return Ok(Identity {
             cluster_id: fresh.cluster_id.clone(),
             bootstrap: BootstrapStatus { voters, completed_at: None },
-            retired: Vec::new(),
+            retired,
         });
     };
-    let live = view.claims.iter().filter(|(_, c)| !c.terminating && c.cluster_id.is_some() && c.retired.is_empty());
-    let highest = live.map(|(node, _)| node.0).max().unwrap_or(0);
+    let highest = live().map(|(node, _)| node.0).max().unwrap_or(0);
+    let (found, voters_then) = (count(live()), spec.voters_among(highest));
+    if found <= voters_then / 2 {
+        let missing: Vec<String> = (1..=highest)
+            .map(NodeId)
+            .filter(|node| !view.claims.contains_key(node))
+            .map(|node| node.claim(&key.name))
+            .collect();
+        return Err(format!(
+            "of the disks of the earlier cluster {cluster_id} only {found} are left, too few for a majority of its {voters_then} voters: bring \
+             back {}, or delete the others as well to begin with an empty cluster",
+            missing.join(", ")
+        ));
+    }
     if let Some(missing) = (1..=highest).map(NodeId).find(|node| !view.claims.contains_key(node)) {
         tracing::warn!(cluster = %key, disk = %missing.claim(&key.name), "a disk of the earlier cluster is missing; its broker joins empty");
     }
-    let retired: BTreeSet<String> = disks().flat_map(|claim| claim.retired.iter().cloned()).collect();
     Ok(Identity {
         cluster_id: cluster_id.clone(),
         bootstrap: BootstrapStatus { voters, completed_at: Some(Time(now)) },
-        retired: retired.into_iter().collect(),
+        retired,
     })
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> i32 {
+    i32::try_from(items.count()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::{ChronikCluster, ChronikClusterSpec};
+    use crate::ports::{Children, Expansion};
+
+    /// Of a cluster of three, with these disks: ordinal, whose they are, and what was retired on them.
+    fn found(disks: &[(i32, &str, &str)]) -> Result<(String, bool, Vec<String>), String> {
+        let claims = disks.iter().map(|(ordinal, cluster, retired)| {
+            let annotations = json!({ "chronik.io/cluster-id": cluster, "chronik.io/retired": retired });
+            let metadata = json!({ "name": format!("data-x-{ordinal}"), "annotations": annotations });
+            serde_json::from_value::<PersistentVolumeClaim>(json!({ "metadata": metadata })).unwrap()
+        });
+        let observed = Observed {
+            cluster: ChronikCluster::new("x", ChronikClusterSpec::default()),
+            children: Children { claims: claims.collect(), ..Children::default() },
+            brokers: Default::default(),
+            expansion: Expansion::Unknown,
+            growth_refused: None,
+        };
+        let fresh = Fresh { cluster_id: "fresh".into(), token: String::new() };
+        let identity = identity(&Key::new("n", "x"), &observed, &fresh, Timestamp::UNIX_EPOCH)?;
+        Ok((identity.cluster_id, identity.bootstrap.completed_at.is_some(), identity.retired))
+    }
+
+    #[test]
+    fn a_cluster_goes_on_with_the_disks_that_an_earlier_one_left() {
+        assert_eq!(found(&[]), Ok(("fresh".into(), false, vec![])));
+        let left = [(0, "old", ""), (1, "old", ""), (2, "old", "")];
+        assert_eq!(found(&left), Ok(("old".into(), true, vec![])));
+        assert_eq!(found(&left[1..]), Ok(("old".into(), true, vec![])), "two of three voters know everything");
+        let problem = found(&left[2..]).unwrap_err();
+        assert!(problem.contains("only 1 are left") && problem.contains("data-x-0, data-x-1"), "{problem}");
+        assert!(found(&[(0, "old", ""), (1, "other", "")]).unwrap_err().contains("of different clusters"));
+    }
+
+    #[test]
+    fn what_removed_brokers_left_founds_nothing_and_keeps_nobody_from_founding() {
+        let leftovers = [(3, "old", "d3"), (4, "old", "d4")];
+        assert_eq!(found(&leftovers), Ok(("fresh".into(), false, vec!["d3".into(), "d4".into()])));
+    }
 }

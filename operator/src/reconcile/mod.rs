@@ -25,7 +25,7 @@ use crate::build;
 use crate::mutant;
 use crate::observed::{Observed, Told};
 use crate::plan::{self, Doing, Hold, Plan, Step, View, Wanted};
-use crate::ports::{Brokers, Event, Expansion, Key, Kube, KubeError, RebalanceLimits};
+use crate::ports::{Brokers, Event, Expansion, Key, Kube, KubeError};
 use crate::quantity;
 use crate::status_of;
 use crate::validate::validate;
@@ -35,8 +35,6 @@ use crate::validate::validate;
 pub struct Settings {
     /// Image of brokers whose spec names none.
     pub broker_image: String,
-    /// Limits of rebalancing calls where the spec says nothing.
-    pub rebalance: RebalanceLimits,
 }
 
 /// Random values for a cluster that has none yet: drawn anew for every pass, used at most once.
@@ -143,7 +141,13 @@ pub async fn reconcile(
         token,
         racks: None,
         told_settings: None,
-        observed: Observed { cluster, children, brokers: Default::default(), expansion: Expansion::Unknown },
+        observed: Observed {
+            cluster,
+            children,
+            brokers: Default::default(),
+            expansion: Expansion::Unknown,
+            growth_refused: None,
+        },
         writes: 0,
         broker_calls: 0,
     };
@@ -175,8 +179,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             let class = self.observed.cluster.spec.storage.storage_class.clone();
             self.observed.expansion =
                 self.kube.expansion(class.as_deref()).await.map_err(doing("reading the storage class"))?;
-            if self.observed.expansion == Expansion::Unknown && self.was_refused_lately(now) {
-                self.observed.expansion = Expansion::Refused;
+            if self.observed.expansion == Expansion::Unknown {
+                self.observed.growth_refused = self.refused_lately(now);
             }
             (view, wanted) = self.look(now);
         }
@@ -186,11 +190,11 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         if matches!(plan.step, Step::GrowClaim { .. })
             && let Err(error) = self.grow(&plan.step).await
         {
-            // Whoever refuses to grow a disk must not keep everything else from being done.
-            if !matches!(error, KubeError::Invalid(_) | KubeError::Forbidden(_)) {
+            // Whoever refuses to grow a disk, or cannot answer, must not keep everything else from being done.
+            if matches!(error, KubeError::Conflict(_) | KubeError::NotFound(_)) {
                 return Err(doing("growing a claim")(error));
             }
-            self.observed.expansion = Expansion::Refused;
+            self.observed.growth_refused = Some(error.to_string());
             (view, wanted) = self.look(now);
             plan = plan::plan(&wanted, &view);
         }
@@ -209,6 +213,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let may_act = matches!(applied, Ok(None)) || !act::needs_children(&plan.step);
         let marked = self.mark_claims(&view).await;
         let acted = if may_act { self.act(&mut plan, &wanted, &view, now).await } else { Ok(None) };
+        if let Some(hold) = acted.as_ref().err().and_then(children::hold_of) {
+            push_hold(&mut plan, hold);
+        }
         let status = self.next_status(&wanted, &view, &plan, &[], now);
         let blocked =
             status.operation.iter().flat_map(|op| op.blocked_by.iter().map(|b| (b.gate, b.since.0))).collect();
@@ -240,6 +247,13 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             again: Duration::from_secs(60),
         };
         let status = self.next_status(&wanted, &view, &nothing, problems, now);
+        let valid_before =
+            self.written.conditions.iter().all(|c| c.type_ != ConditionType::SpecValid.as_str() || c.status != "False");
+        if valid_before && !problems.is_empty() {
+            let note = format!("{}. {}", problems.join("; "), gate.remedy());
+            let (reason, action) = (gate.as_str().to_owned(), "Validate".to_owned());
+            self.kube.publish(&self.observed.cluster, &Event { warning: true, reason, action, note }).await;
+        }
         let condition = if problems.is_empty() { "Paused" } else { "SpecValid" };
         let since = status.conditions.iter().find(|c| c.type_ == condition).map_or(now, |c| c.last_transition_time.0);
         self.write_status(status).await?;
@@ -247,7 +261,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             requeue_after: nothing.again,
             writes: self.writes,
             broker_calls: self.broker_calls,
-            steady: self.writes == 0,
+            // Nothing is under way, and it is not as wanted either.
+            steady: false,
             blocked: vec![(gate, since)],
             step: None,
         })
@@ -265,18 +280,15 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     }
 
     /// Where classes cannot be read, only asking tells whether a disk can grow; one that was refused is asked again every ten minutes.
-    fn was_refused_lately(&self, now: Timestamp) -> bool {
+    fn refused_lately(&self, now: Timestamp) -> Option<String> {
         if Some(self.written.observed_generation) != self.observed.cluster.metadata.generation {
-            return false;
+            return None;
         }
         // The condition and not the change under way: that may be another one.
-        let (blocked, refused) =
-            (ConditionType::StorageGrowthBlocked.as_str(), Gate::StorageClassNotExpandable.as_str());
-        let held = self.written.conditions.iter().find(|c| c.type_ == blocked && c.reason == refused);
-        held.is_some_and(|condition| {
-            let age = now.duration_since(condition.last_transition_time.0).as_secs();
-            age < 600 || age % 600 >= 15
-        })
+        let (blocked, refused) = (ConditionType::StorageGrowthBlocked.as_str(), Gate::KubernetesRefused.as_str());
+        let held = self.written.conditions.iter().find(|c| c.type_ == blocked && c.reason == refused)?;
+        let age = now.duration_since(held.last_transition_time.0).as_secs();
+        (age < 600 || age % 600 >= 15).then(|| held.message.clone())
     }
 
     fn image(&self) -> String {

@@ -63,9 +63,10 @@ pub(super) fn address(key: &Key, node: NodeId, pod: &Pod, token: &Token) -> Opti
     })
 }
 
-/// Whether a disk is smaller than wanted, so that it matters whether it can grow.
+/// Whether the disk of a broker is smaller than wanted, so that it matters whether it can grow. Those that removed brokers left stay as they are.
 pub(super) fn must_grow(wanted: &Wanted, view: &View) -> bool {
-    wanted.storage.is_some_and(|size| view.claims.values().any(|claim| claim.requested < size))
+    let small = |size| move |node| view.claims.get(&node).is_some_and(|claim| claim.requested < size);
+    wanted.storage.is_some_and(|size| view.members().any(small(size)))
 }
 
 /// What clients from outside are told, as far as ports and hosts are known.

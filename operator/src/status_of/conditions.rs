@@ -10,6 +10,8 @@ use crate::api::{ChronikClusterStatus, ConditionType, Gate, Operation, Operation
 use crate::observed::ClusterFacts;
 use crate::plan::passes_soon;
 
+/// A quorum without a leader for so long is reported, whatever is being done.
+const UNLED: Duration = Duration::from_secs(60);
 /// A disk beyond this is reported.
 const DISK_FULL_PCT: i32 = 90;
 
@@ -35,7 +37,7 @@ pub(super) fn fill(
     now: Timestamp,
     status: &mut ChronikClusterStatus,
 ) {
-    let degraded = degraded(input, cluster, now, status);
+    let degraded = degraded(input, cluster, last, now, status);
     let phase = phase(input, &degraded, status);
     let mut conditions = Vec::new();
     for kind in ConditionType::ALL {
@@ -172,6 +174,7 @@ fn storage_growth_blocked(input: &Input<'_>) -> Verdict {
 fn degraded(
     input: &Input<'_>,
     cluster: Option<&ClusterFacts>,
+    last: &ChronikClusterStatus,
     now: Timestamp,
     status: &ChronikClusterStatus,
 ) -> Option<(&'static str, String)> {
@@ -192,14 +195,30 @@ fn degraded(
             format!("the disk of broker {} is {}% full", node.id, node.disk_used_pct.unwrap_or(0)),
         ));
     }
+    // Nobody leads, or the operator reaches nobody.
+    let unled =
+        last.conditions.iter().find(|c| c.type_ == ConditionType::QuorumHealthy.as_str() && c.status == "False");
+    if let Some(since) = unled.map(|c| c.last_transition_time.0).filter(|_| view.founded && view.leader().is_none())
+        && age(since) > UNLED
+    {
+        let silent = view.unknown();
+        let message = if silent.is_empty() {
+            "no broker leads the metadata quorum".to_owned()
+        } else {
+            let nodes = silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!("no broker answers as leader of the metadata quorum; brokers {nodes} do not answer the operator")
+        };
+        return Some((Gate::NoQuorumLeader.as_str(), message));
+    }
     let operation = status.operation.as_ref();
     if let Some(op) = operation {
         let kind = op.kind.as_str();
         if op.kind == Operation::ScaleDown && age(op.started_at.0) > input.wanted.scale_down_timeout {
             return Some(("ScaleDownTimeout", format!("{kind} takes longer than spec.scaleDown.timeout")));
         }
+        // What should pass by itself and does not. How long replicas take to move, and what waits for another, is no sign of harm.
         let waits = |b: &&crate::api::BlockedBy| {
-            matches!(b.gate, Gate::PodNotReady | Gate::UnderReplicated | Gate::PodNotGone | Gate::StorageResizePending)
+            passes_soon(b.gate) && !matches!(b.gate, Gate::ReplicasNotMoved | Gate::OperationInProgress)
         };
         if let Some(blocked) = op.blocked_by.iter().find(waits)
             && age(blocked.since.0) > input.wanted.recover_timeout

@@ -39,8 +39,13 @@ fn said_of(
 ) -> ChronikClusterStatus {
     let cluster = ChronikCluster::new("x", ChronikClusterSpec::default());
     let spec = cluster.spec.clone();
-    let observed =
-        Observed { cluster, children: Default::default(), brokers: BTreeMap::new(), expansion: Expansion::Unknown };
+    let observed = Observed {
+        cluster,
+        children: Default::default(),
+        brokers: BTreeMap::new(),
+        expansion: Expansion::Unknown,
+        growth_refused: None,
+    };
     let view = View::of(&observed, last, Timestamp::from_second(1_800_000_000).unwrap());
     let (wanted, none) = (wanted(), BTreeMap::new());
     let input = Input {
@@ -93,4 +98,20 @@ fn disks_that_cannot_grow_are_told_beside_whatever_else_is_shown() {
     };
     assert_eq!(condition(Gate::StorageClassNotExpandable), ("True".into(), "StorageClassNotExpandable".into()));
     assert_eq!(condition(Gate::StorageResizePending), ("False".into(), "NotBlocked".into()));
+}
+
+#[test]
+fn a_founded_cluster_that_nobody_leads_for_long_is_degraded_whatever_else_is_shown() {
+    let at = |seconds: i64| Time(Timestamp::from_second(1_800_000_000 - seconds).unwrap());
+    let founded = crate::api::BootstrapStatus { voters: vec![1], completed_at: Some(at(9000)) };
+    let last = ChronikClusterStatus { bootstrap: Some(founded), ..Default::default() };
+    let mut last = said(None, &[], &last);
+    let phase = |last: &ChronikClusterStatus| said(None, &[], last).phase;
+    assert_eq!(phase(&last), Phase::Running, "it may be an election");
+    let quorum = last.conditions.iter_mut().find(|c| c.type_ == "QuorumHealthy").unwrap();
+    quorum.last_transition_time = at(61);
+    assert_eq!(phase(&last), Phase::Degraded);
+    let found = said(None, &[], &last);
+    let degraded = found.conditions.iter().find(|c| c.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NoQuorumLeader"));
 }

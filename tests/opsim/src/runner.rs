@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use chronik_operator::ports::{Key, RebalanceLimits};
+use chronik_operator::ports::{Key};
 use chronik_operator::reconcile::{Error, Fresh, Outcome, Settings, reconcile};
 
 use crate::client::{Client, Shared, lock};
@@ -82,8 +82,7 @@ pub fn run_plan(plan: Plan, trace: bool) -> Report {
     let seed = plan.seed;
     let plan = Arc::new(plan);
     let world: Shared = Arc::new(Mutex::new(World::new(Arc::clone(&plan), trace)));
-    let limits = RebalanceLimits { max_in_flight: 8, throttle_bytes_per_second: 0 };
-    let settings = Settings { broker_image: "local.test/broker:1".to_owned(), rebalance: limits };
+    let settings = Settings { broker_image: "local.test/broker:1".to_owned() };
     let mut operators = vec![Operator::new(0, 0)];
     if plan.two_operators {
         operators.push(Operator::new(1, 1_000));

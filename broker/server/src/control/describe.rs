@@ -14,8 +14,8 @@ use chronik_model::NodeId;
 use super::{ControlApi, proto};
 use crate::admin::status::Status as StatusPage;
 
-/// Longest wait for the leader's account of the members.
-const ASK_LEADER: Duration = Duration::from_secs(2);
+/// Longest wait for the leader's account of the members; less than who asks waits, or a leader that hangs would silence everybody.
+const ASK_LEADER: Duration = Duration::from_secs(1);
 
 impl ControlApi {
     pub(super) async fn describe_all(&self) -> proto::DescribeReply {

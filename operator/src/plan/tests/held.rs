@@ -147,8 +147,6 @@ fn disks_without_a_mark_are_named_and_hold_up_nothing() {
     view.claims.get_mut(&NodeId(2)).unwrap().cluster_id = None;
     assert_eq!(unmarked(&view), [(NodeId(2), "claim-2".to_owned())]);
     assert_eq!(restarted(&plan(&Wanted { revision: NEW.into(), ..wanted(3) }, &view)), Some(2));
-    view.founded = false;
-    assert_eq!(unmarked(&view), []);
 }
 
 #[test]
@@ -179,4 +177,44 @@ fn the_approval_that_a_broken_broker_needs_is_shown_before_what_waits_for_that_b
     doing(&mut view, Operation::Rebalance, OperationStep::AwaitPods, None);
     let to = Wanted { revision: NEW.into(), restarts_held: Some("manual".into()), ..wanted(3) };
     assert_eq!(shown_in_turn(&to, view, 2), [Operation::RollingRestart; 2]);
+}
+
+#[test]
+fn what_the_api_server_says_against_a_larger_disk_is_told_and_holds_back_nothing_else() {
+    let mut view = healthy(3);
+    view.growth_refused = Some("forbidden: exceeded quota".into());
+    let to = Wanted { storage: Some(20), revision: NEW.into(), ..wanted(3) };
+    let next = plan(&to, &view);
+    let hold = &next.waiting.iter().find(|d| d.kind == Operation::StorageGrowth).unwrap().holds[0];
+    assert_eq!((hold.gate, hold.message.as_str()), (Gate::KubernetesRefused, "forbidden: exceeded quota"));
+    assert_eq!(restarted(&next), Some(2));
+}
+
+#[test]
+fn a_cluster_of_one_whose_disk_ends_with_its_pod_is_restarted_by_a_person_only() {
+    let mut view = healthy(1);
+    let persistent = Wanted { revision: NEW.into(), storage: Some(10), ..wanted(1) };
+    assert_eq!(restarted(&plan(&persistent, &view)), Some(1));
+    let ephemeral = Wanted { storage: None, ..persistent };
+    for ready in [true, false] {
+        view.pods.get_mut(&NodeId(1)).unwrap().ready = ready;
+        let held = plan(&ephemeral, &view);
+        assert_eq!((held.step.clone(), gates(&held)[0]), (Step::None, Gate::WouldLoseMajority));
+    }
+    view.founded = false;
+    assert_eq!(restarted(&plan(&ephemeral, &view)), Some(1), "nothing is lost before it is founded");
+}
+
+#[test]
+fn disks_count_as_the_clusters_from_the_moment_that_founders_lead_and_a_removed_brokers_when_another_has_it() {
+    let mut view = healthy(2);
+    view.founded = false;
+    view.claims.get_mut(&NodeId(1)).unwrap().cluster_id = None;
+    view.claims.get_mut(&NodeId(2)).unwrap().cluster_id = Some("an earlier one".into());
+    let both = [1, 2].map(|n| (NodeId(n), format!("claim-{n}")));
+    assert_eq!(unmarked(&view), both);
+    view.brokers.clear();
+    assert_eq!(unmarked(&view), [], "nobody leads yet");
+    view.founded = true;
+    assert_eq!(unmarked(&view), both);
 }
