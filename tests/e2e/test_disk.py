@@ -36,6 +36,16 @@ def test_a_full_disk_takes_one_broker_out_and_space_and_a_restart_bring_it_back(
         history.check_nothing_lost(load.finish(), kafka.read_all(cluster.bootstrap, "t"))
 
 
+def test_a_disk_without_power_takes_and_gives_back_nothing_until_it_returns(tmp_path):
+    with Image(tmp_path, 16) as image:
+        assert image.reserve().exists()
+        image.power_cut()
+        assert image.reserve() is None
+        image.release()
+        image.power_on()
+        assert not (image.mount / "ballast").exists()
+
+
 def test_power_cuts_of_one_broker_lose_no_acknowledged_record(tmp_path):
     with Image(tmp_path, 256) as image, cluster_on(tmp_path, image) as cluster:
         cluster.start().wait_ready()

@@ -17,6 +17,7 @@ class Image:
         self.image = directory / "disk.img"
         self.mount = directory / "disk"
         self.megabytes = megabytes
+        self.powered, self.to_release = True, False
 
     def __enter__(self):
         self.mount.mkdir()
@@ -42,14 +43,26 @@ class Image:
             fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
         finally:
             os.close(fd)
+        self.powered = False
 
     def power_on(self):
         """Mounts again what the power cut left."""
         self._unmount()
         self._mount()
+        self.powered = True
+        if self.to_release:
+            self.release()
+
+    def release(self):
+        """Gives back what `reserve` or `fill` took; where the power is cut, as soon as it is back."""
+        self.to_release = not self.powered
+        if self.powered:
+            (self.mount / "ballast").unlink(missing_ok=True)
 
     def reserve(self):
-        """Takes all free space at once, without writing it; returns the file that holds it."""
+        """Takes all free space at once, without writing it; returns the file that holds it. None where the power is cut."""
+        if not self.powered:
+            return None
         ballast = self.mount / "ballast"
         with open(ballast, "wb", buffering=0) as out:
             free = os.statvfs(self.mount)

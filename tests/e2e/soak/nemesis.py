@@ -194,7 +194,7 @@ class Nemesis:
         self.cluster.images[nodes[0]].reserve()
 
     def _end_full(self, nodes, _):
-        (self.cluster.images[nodes[0]].mount / "ballast").unlink(missing_ok=True)
+        self.cluster.images[nodes[0]].release()
         self.restart_if_offline(nodes[0])
 
     def restart_if_offline(self, node):
@@ -347,7 +347,7 @@ class Nemesis:
                 self._end_fds((node,), {})
             self._hang_up(node)
             self.world.limits[node].lift()
-            (self.cluster.images[node].mount / "ballast").unlink(missing_ok=True)
+            self.cluster.images[node].release()
             if broker.running:
                 broker.signal(signal.SIGCONT)
         for node in list(self.stopping_brokers):
