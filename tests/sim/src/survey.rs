@@ -163,9 +163,11 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
         found.push(format!("{tp}: its leader b{leader} does not host it"));
         return;
     };
-    // What everybody holds is committed; its leader hears of that with their next fetches.
+    // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
     let mark = up(world, leader).and_then(|broker| broker.partition(partition.topic, tp.partition));
-    if mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
+    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
+    let enough = stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1);
+    if enough && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
