@@ -219,22 +219,22 @@ def settled(world):
 
 
 def replicas_alike(world, placement):
-    """Stopped brokers: every replica of a partition holds the same batches; `placement` is topic -> [Partition]. Gives records."""
+    """Stopped brokers: every replica of a partition holds the same batches, from offset 0 on, as nobody deletes records;
+    `placement` is topic -> [Partition]. Gives records."""
     compared = 0
     for topic, partitions in placement.items():
         for p in partitions:
             logs = {n: history.batches(world.cluster[n].data / "data" / f"{topic}-{p.index}") for n in p.replicas}
             for n, log in logs.items():
                 history.check_sequences(f"{topic}-{p.index} on broker {n}", log)
-            start = max((log[0][0] if log else 0) for log in logs.values())
-            cut = {n: [(base, next_, data) for base, next_, data in log if base >= start] for n, log in logs.items()}
-            first, *others = cut
+                assert not log or log[0][0] == 0, f"{topic}-{p.index}: the log of broker {n} begins at {log[0][0]}"
+            first, *others = logs
             for n in others:
-                for mine, theirs in zip(cut[first], cut[n]):
+                for mine, theirs in zip(logs[first], logs[n]):
                     assert mine == theirs, f"{topic}-{p.index}: brokers {first} and {n} differ at {mine[:2]} and {theirs[:2]}"
-                assert len(cut[first]) == len(cut[n]), \
-                    f"{topic}-{p.index}: {first} has {len(cut[first])} batches from {start}, {n} has {len(cut[n])}"
-            compared += cut[first][-1][1] - start if cut[first] else 0
+                assert len(logs[first]) == len(logs[n]), \
+                    f"{topic}-{p.index}: {first} has {len(logs[first])} batches, {n} has {len(logs[n])}"
+            compared += logs[first][-1][1] if logs[first] else 0
     return compared
 
 

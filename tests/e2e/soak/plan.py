@@ -1,12 +1,14 @@
 """What a seed does: cluster shapes and timed actions, drawn before anything runs, so that a seed replays the same sequence.
 
 Called by `runner`. The fault budget is kept here: any process may be killed, frozen, cut off or starved at any time, but what a
-disk holds is lost on one victim per round only (power cut, wipe, full disk), except in durable mode, where all may lose power
+disk holds is lost on one victim per round only (power cut, wipe, rot, full disk), except in durable mode, where all may lose power
 at once, and then nobody's disk is lost. Between rounds all replicas are in sync again, so the next round may have another victim.
 """
 
 import random
 from typing import NamedTuple
+
+from . import rot
 
 ROLES = ("controller", "leader:t0/0", "leader:t1/1", "leader:__consumer_offsets/0")
 """Brokers by what they do at the moment; resolved when the action begins."""
@@ -76,12 +78,12 @@ def shape(seed, generation):
 KINDS = {
     "kill": (10, 0.0, 8.0), "kill-many": (4, 0.2, 6.0), "kill-all": (3, 0.0, 3.0), "term": (5, 0.0, 6.0), "rolling": (2, 1.0, 3.0),
     "pause": (7, 0.2, 8.0), "pause-many": (3, 0.2, 4.0), "clock": (3, 0.0, 2.0), "fds": (3, 2.0, 8.0), "memory": (2, 4.0, 10.0),
-    "power": (4, 0.2, 5.0), "full": (2, 2.0, 8.0), "wipe": (2, 0.2, 5.0), "power-all": (5, 0.2, 2.0), "move": (2, 0.5, 4.0),
+    "power": (4, 0.2, 5.0), "full": (2, 2.0, 8.0), "wipe": (2, 0.2, 5.0), "rot": (5, 0.2, 5.0), "power-all": (5, 0.2, 2.0), "move": (2, 0.5, 4.0),
     "isolate": (4, 1.0, 12.0), "oneway": (4, 1.0, 12.0), "bridge": (3, 2.0, 12.0), "ring": (3, 2.0, 12.0), "hide": (2, 1.0, 10.0),
     "lose": (3, 2.0, 10.0), "slow": (3, 2.0, 10.0), "reset": (2, 1.0, 6.0),
 }
 NETWORK = ("isolate", "oneway", "bridge", "ring", "hide", "lose", "slow", "reset")
-DISK_LOSS = ("power", "full", "wipe")
+DISK_LOSS = ("power", "full", "wipe", "rot")
 
 
 def allowed(shape_, victim, all_lose_power):
@@ -89,7 +91,7 @@ def allowed(shape_, victim, all_lose_power):
     del victim
     kinds = set(KINDS)
     if all_lose_power:
-        kinds -= {"wipe"}
+        kinds -= {"wipe", "rot"}
     else:
         kinds -= {"power-all"}
     if not shape_.named:
@@ -145,6 +147,8 @@ def _action(rng, kind, nodes, victim, at, seconds):
         args |= {"delay_ms": rng.choice((20, 100, 400)), "kbit": rng.choice((512, 2048, 8192))}
     elif kind == "fds":
         args["spare"] = rng.choice((0, 1, 3, 10))
+    elif kind == "rot":
+        args |= {"target": rng.choice(sorted(rot.TARGETS)), "how": rng.choice(rot.HOW), "seed": rng.randrange(1 << 32)}
     elif kind == "reset":
         args["port"] = rng.choice((9092, 9192, 9292))
     return Action(round(at, 2), kind, who, round(seconds, 2), args)

@@ -77,6 +77,7 @@ class Soak:
                         self.rounds += 1
                         if self.stop.is_set() or (time.monotonic() > deadline and not self.only):
                             break
+                    state.end()
                     self.totals += state.judge.counts
                 except Exception as error:
                     self._keep(directory, world, error, last, generation)
@@ -125,6 +126,7 @@ class Generation:
         self.read_to, self.logs_seen = {}, {}
         self.registers = set()
         self.growth, self.hanging = cost.Growth(), []
+        self.compared = False
 
     def form(self):
         """A formed cluster with its standing topics and enough data for slow readers."""
@@ -176,8 +178,7 @@ class Generation:
     def round(self, round_):
         begun = time.monotonic()
         nemesis, world = self.nemesis, self.world
-        nemesis.disk_trouble.clear()
-        nemesis.starved.clear()
+        nemesis.begin_round()
         producers, administrators, members, others = self._clients(round_)
         everybody = [*producers, *administrators, *members, *others]
         try:
@@ -194,9 +195,9 @@ class Generation:
             self._rest()
         finally:
             self._abandon(everybody)
-        stopped = self._restart(round_) if round_.stop_cleanly else ""
-        kinds = Counter(a.kind for a in round_.actions)
-        what = " ".join(f"{kind}{f'x{count}' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+        stopped = self._restart() if round_.stop_cleanly else ""
+        self.compared = round_.stop_cleanly
+        what = _counted(nemesis.done) + (f" (nothing to do for {_counted(nemesis.undone)})" if nemesis.undone else "")
         acked, unknown = (self.judge.counts[k] for k in ("acked", "unknown"))
         self.soak.say(f"round {round_.number} ok: {time.monotonic() - begun:.0f} s, {what}; {acked} acked, {unknown} unknown, "
                       f"healthy in {healthy:.1f} s{stopped}")
@@ -254,18 +255,26 @@ class Generation:
         for look in looks:
             self.record("rest", **look._asdict())
 
-    def _restart(self, round_):
+    def end(self):
+        """The last thing of every generation: what the files hold is compared, if the last round did not do it."""
+        if not self.compared:
+            self.soak.say(f"stopped{self._stop_and_compare()}")
+
+    def _restart(self):
         """A clean stop of all, the files compared, and on again."""
+        compared = self._stop_and_compare()
+        for node in self.world.cluster.brokers:
+            self.nemesis.start(node)
+        checks.healthy(self.world, self.nemesis)
+        return compared
+
+    def _stop_and_compare(self):
         checks.settled(self.world)
         placement = next(iter(checks.views(self.world).values()))
         self.nemesis.stop_all()
         if self.nemesis.failures:
             raise Failure(self.nemesis.failures)
-        compared = checks.replicas_alike(self.world, placement)
-        self.world.cluster.start()
-        self.nemesis.down.clear()
-        checks.healthy(self.world, self.nemesis)
-        return f", {compared} records alike on all replicas"
+        return f", {checks.replicas_alike(self.world, placement)} records alike on all replicas"
 
 
 def made(bootstrap, topic, partitions, config):
@@ -276,6 +285,10 @@ def made(bootstrap, topic, partitions, config):
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
     return True
+
+
+def _counted(kinds):
+    return " ".join(f"{kind}{f'x{count}' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
 
 
 def _place(text):
