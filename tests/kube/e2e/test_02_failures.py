@@ -2,6 +2,7 @@
 
 import pytest
 from support import wait
+from support.ccl import APART
 
 
 @pytest.fixture
@@ -60,9 +61,11 @@ def test_02_a_killed_process_is_started_again(kube, three, load):
             producing.wait_acks()
 
 
-def test_07_a_lost_node_costs_no_record_and_no_member(kube, three, load):
+def test_07_a_lost_node_costs_no_record_and_no_member(kube, cluster, load):
     if kube.run is None:
         pytest.skip("links of a cluster of yours are not cut")
+    three = cluster.apply(topologySpreadConstraints=[APART])
+    three.wait_settled(3)
     on_two = [p["metadata"]["name"] for p in three.pods() if p["spec"]["nodeName"] == "node-2"]
     assert len(on_two) in (1, 2), "brokers are spread over both nodes"
     with load(three) as producing:

@@ -5,12 +5,10 @@ import itertools
 import pytest
 from support import wait
 from support.ask import ask
+from support.ccl import APART
 
 # Nobody's but this test's: what schedules pods or knows a node again by its labels does not notice.
 LABEL = "tests.chronik.io/rack"
-# A broker on every node before there are two on one.
-APART = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "nodeTaintsPolicy": "Honor",
-         "labelSelector": {"matchLabels": {"chronik.io/cluster": "x"}}}
 
 
 @pytest.fixture

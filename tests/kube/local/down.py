@@ -21,8 +21,8 @@ def end(run, keep_logs=None):
             os.waitpid(run.facts["pid"], 0)
         except ChildProcessError:
             pass
-    wait(lambda: not run.running(), "the run's first process to end", 30)
-    wait(lambda: not run.processes(), "the run's processes to end", 60)
+    wait(lambda: not run.running(), "the run's first process to end", 120)
+    wait(lambda: not run.processes(), "the run's processes to end", 180)
     if keep_logs:
         shutil.copytree(run.dir / "log", keep_logs, dirs_exist_ok=True)
     before = run.facts.get("before", {})
@@ -37,7 +37,7 @@ def end(run, keep_logs=None):
         return not rest
 
     try:
-        wait(gone, "the machine to be as it was", 30, 0.1)
+        wait(gone, "the machine to be as it was", 180, 0.1)
     except TimeoutError:
         pass
     shutil.rmtree(run.dir, ignore_errors=True)

@@ -5,6 +5,9 @@ import json
 from . import wait
 
 BROKER_IMAGE = "local.test/chronik-broker:dev"
+# For topologySpreadConstraints of the cluster `x`: a broker on every node before there are two on one, without exception.
+APART = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "nodeTaintsPolicy": "Honor",
+         "labelSelector": {"matchLabels": {"chronik.io/cluster": "x"}}}
 
 
 class Cluster:
