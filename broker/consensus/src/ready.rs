@@ -78,6 +78,7 @@ impl<D: Disk + Clone> Replica<D> {
     fn complete(&mut self, mut ready: Ready, effects: &mut Effects) -> Result<(), StorageFailed> {
         let image = (!ready.snapshot().is_empty()).then(|| mirror::Snapshot::from(ready.snapshot().clone()));
         let entries = ready.take_entries();
+        let dropped = !ready.must_sync() && mutant!(DropUnwritten);
         tracing::trace!(target: "raft", entries = entries.len(), image = image.is_some(), sync = ready.must_sync(),
             committed = ready.committed_entries().len(), "ready");
         if ready.must_sync() {
@@ -87,7 +88,8 @@ impl<D: Disk + Clone> Replica<D> {
         }
 
         // From here on it is durable.
-        release(ready.take_persisted_messages(), effects);
+        let messages = ready.take_persisted_messages();
+        release(if dropped { Vec::new() } else { messages }, effects);
         for state in ready.take_read_states() {
             if let Some(token) = self.reads.answered(&state.request_ctx) {
                 effects.reads.push(crate::types::ReadState { token, index: RaftIndex(state.index) });

@@ -114,7 +114,7 @@ impl<D: Disk + Clone> Replica<D> {
             applied,
             max_size_per_msg: config.max_size_per_msg,
             max_inflight_msgs: config.max_inflight_msgs,
-            check_quorum: config.check_quorum,
+            check_quorum: config.check_quorum && !mutant!(NoCheckQuorum),
             pre_vote: config.pre_vote,
             max_uncommitted_size: config.max_uncommitted_bytes,
             max_committed_size_per_ready: config.max_committed_bytes_per_ready,

@@ -114,6 +114,9 @@ impl PartitionReplica {
         }
         self.brokers = state.replicas.iter().filter_map(|node| Some((*node, broker(*node)?))).collect();
         if self.committed.as_ref().is_some_and(|known| known.partition_epoch == state.partition_epoch) {
+            if mutant!(WatermarkAwaitsFetch) {
+                return Vec::new();
+            }
             return self.advance_high_watermark(now_ms).into_iter().collect();
         }
         let previous = self.committed.replace(state.clone());

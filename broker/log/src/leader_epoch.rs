@@ -6,7 +6,7 @@
 
 use std::io;
 
-use chronik_model::{LeaderEpoch, Offset};
+use chronik_model::{LeaderEpoch, Offset, mutant};
 
 use crate::error::LogError;
 use crate::log_dir::LogDir;
@@ -57,6 +57,9 @@ impl LeaderEpochs {
             text.push_str(&format!("{} {}\n", entry.epoch, entry.start_offset));
         }
         let sealed = seal(MAGIC, 1, text.as_bytes());
+        if mutant!(EpochsWithoutSync) {
+            return log_dir.disk().write_hint(&path, &sealed).map_err(log_dir.fatal("write", &path));
+        }
         log_dir.disk().write_atomic(&path, &sealed).map_err(log_dir.fatal("write", &path))
     }
 

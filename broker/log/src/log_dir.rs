@@ -20,7 +20,7 @@ use crate::sealed::{seal, unseal};
 
 const IDENTITY_FILE: &str = "meta.properties";
 const LOCK_FILE: &str = ".lock";
-const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
+pub(crate) const CLEAN_SHUTDOWN_FILE: &str = "clean-shutdown";
 const CLEAN_SHUTDOWN_MAGIC: [u8; 4] = *b"ChCS";
 
 /// Whether a log directory takes writes.
@@ -91,7 +91,7 @@ impl LogDir {
     pub fn fail(&self, operation: &'static str, path: &str, source: io::Error) -> LogError {
         let error = LogError::Io { operation, path: path.to_owned(), source };
         let mut reason = self.reason.lock();
-        if reason.is_none() {
+        if reason.is_none() && !mutant!(AppendAfterError) {
             tracing::error!(%error, "log directory goes offline");
             *reason = Some(error.to_string());
             self.offline.store(true, Ordering::Release);
@@ -172,7 +172,7 @@ impl LogDir {
             }
             Err(error) => return Err(LogError::io("read", CLEAN_SHUTDOWN_FILE)(error)),
         };
-        if !mutant!(KeepCleanMarker) {
+        if !mutant!(KeepCleanMarker) && !mutant!(MarkerGoesLast) {
             self.disk.remove_file(CLEAN_SHUTDOWN_FILE).map_err(self.fatal("remove", CLEAN_SHUTDOWN_FILE))?;
         }
         self.disk.sync_dir("").map_err(self.fatal("sync directory", CLEAN_SHUTDOWN_FILE))?;

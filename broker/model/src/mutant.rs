@@ -12,7 +12,7 @@ use std::cell::Cell;
 pub const COMPILED_IN: bool = cfg!(feature = "mutants");
 
 macro_rules! mutants {
-    ($( #[doc = $defect:literal] $name:ident $kebab:literal caught by [$($invariant:literal),+]; )+) => {
+    ($( #[doc = $defect:literal] $name:ident $kebab:literal caught by [$($invariant:literal),*]; )+) => {
         /// A deliberate defect.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[allow(missing_docs)]
@@ -36,10 +36,11 @@ macro_rules! mutants {
                 match self { $(Self::$name => $defect.trim_ascii()),+ }
             }
 
-            /// The invariants of the reliability document that it breaks, the likeliest first.
+            /// The invariants of the reliability document that it breaks, the likeliest first; none where only a
+            /// scenario script sees a difference, because something else keeps the harm away.
             #[must_use]
             pub const fn invariants(self) -> &'static [u8] {
-                match self { $(Self::$name => &[$($invariant),+]),+ }
+                match self { $(Self::$name => &[$($invariant),*]),+ }
             }
         }
     };
@@ -63,6 +64,10 @@ mutants! {
     ForgetMembers "forget-members" caught by [13, 2];
     /// A leader answers linearizable reads without asking a majority.
     StaleRead "stale-read" caught by [4, 10];
+    /// Messages that may leave once all is written are dropped where there was nothing to write.
+    DropUnwritten "drop-unwritten" caught by [];
+    /// A leader that hears no majority goes on leading.
+    NoCheckQuorum "no-check-quorum" caught by [];
     /// A state image that the leader sent is taken as installed and the old state stays.
     InstallKeepsState "install-keeps-state" caught by [10];
 
@@ -95,6 +100,16 @@ mutants! {
     CompleteBeforeSync "complete-before-sync" caught by [8, 1];
     /// A cancelled reassignment takes all earlier replicas for in sync.
     CancelTrustsAll "cancel-trusts-all" caught by [8, 1];
+    /// Who leaves the in-sync set below its minimum does not stay eligible, as before KIP-966.
+    ForgetEligible "forget-eligible" caught by [];
+    /// A broker that restarted uncleanly leaves the in-sync sets and stays among the eligible replicas.
+    UncleanStaysEligible "unclean-stays-eligible" caught by [];
+    /// The controller lets a fenced broker into an in-sync set.
+    AdmitFenced "admit-fenced" caught by [];
+    /// The controller lets a broker that is shutting down into an in-sync set.
+    AdmitLeaving "admit-leaving" caught by [];
+    /// A new leader of the quorum takes the sessions of all brokers for expired.
+    NoFreshSession "no-fresh-session" caught by [];
 
     // The partition replica.
     /// A replica that was removed by a reassignment holds the high watermark back still.
@@ -125,6 +140,26 @@ mutants! {
     KeepLongerLog "keep-longer-log" caught by [13, 3];
     /// The high watermark is taken from an answer before the records are there.
     WatermarkBeforeRecords "watermark-before-records" caught by [5, 4];
+    /// A follower joins the in-sync set without what was committed before its leader led.
+    JoinAtWatermark "join-at-watermark" caught by [];
+    /// A fetch that a follower sent before it registered again counts.
+    CountStaleFetch "count-stale-fetch" caught by [];
+    /// The leader knows a follower by the epoch of its last fetch and the furthest position of any.
+    MixedProgress "mixed-progress" caught by [];
+    /// A change of the in-sync set goes on being in flight when newer metadata has come.
+    PendingStays "pending-stays" caught by [];
+    /// The high watermark is not looked at when the in-sync set changes.
+    WatermarkAwaitsFetch "watermark-awaits-fetch" caught by [];
+    /// The leader epoch that a fetch believes in is not compared.
+    IgnoreLeaderEpoch "ignore-leader-epoch" caught by [];
+    /// The end of an epoch is told and used without the epoch that it is the end of, as before KIP-279.
+    EndWithoutEpoch "end-without-epoch" caught by [];
+    /// A follower takes an answer that was asked for in an earlier leader epoch.
+    AnswerOfAnyEpoch "answer-of-any-epoch" caught by [];
+    /// A follower takes the watermark of an answer that says that its log is another one, and cuts it afterwards.
+    MarksOfDivergence "marks-of-divergence" caught by [];
+    /// A follower forgets the epoch of its last record when an answer brings no records.
+    EmptyAnswerForgetsEpoch "empty-answer-forgets-epoch" caught by [];
 
     // The partition log.
     /// New files are synced and their names are not, in the Raft log and in partition logs.
@@ -153,6 +188,14 @@ mutants! {
     TrustTopicName "trust-topic-name" caught by [11, 3];
     /// A restored high watermark may lie behind the log end.
     UnclampedWatermark "unclamped-watermark" caught by [5];
+    /// The mark of an orderly shutdown is taken away when the logs are loaded, not before.
+    MarkerGoesLast "marker-goes-last" caught by [];
+    /// A failed write is refused, and the next one is tried as if nothing had been.
+    AppendAfterError "append-after-error" caught by [];
+    /// A new leader notes its epoch when it writes its first record.
+    EpochWithFirstRecord "epoch-with-first-record" caught by [];
+    /// The file of leader epochs is renamed into place without a sync.
+    EpochsWithoutSync "epochs-without-sync" caught by [];
 
     // Groups.
     /// A committed offset is answered before its record is replicated.

@@ -450,7 +450,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
 
     /// After a failed write or sync nothing of this log may be trusted until a restart.
     fn after_error(&mut self, error: &LogError, out: &mut Vec<Outgoing>) {
-        if error.code() == ErrorCode::KafkaStorageError {
+        if error.code() == ErrorCode::KafkaStorageError && !mutant!(AppendAfterError) {
             let effects = self.replica.fence_after_io_error();
             if !effects.is_empty() {
                 tracing::error!(partition = %self.tp, %error, "partition stops: its log cannot be trusted any more");
@@ -476,7 +476,9 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                     // Consumers wait for what is not synced here, and maybe nobody appends: what an earlier plan did not
                     // achieve, because a truncation made it void, must not wait for that.
                     self.flush_wanted = true;
-                    if let Err(error) = self.log.assign_epoch(epoch) {
+                    if !mutant!(EpochWithFirstRecord)
+                        && let Err(error) = self.log.assign_epoch(epoch)
+                    {
                         self.refuse_service(&error, out);
                     }
                     wake(self.fetches.fail_all());

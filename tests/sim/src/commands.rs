@@ -172,30 +172,36 @@ pub fn mutants(args: &Mutants) -> Done {
         .zip(&runs)
         .map(|(path, run)| (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), run as _))
         .collect();
-    let told = |result: &MutantResult| eprintln!("{}", line(result));
-    let options = Options::default();
-    let results = runner::hunt(&wanted, args.from, args.seeds, cores(args.threads), options, &scenarios, &told);
-    println!("| mutant | caught by | where | worlds | sites passed |");
-    println!("|---|---|---|---|---|");
-    for result in &results {
-        println!("{}", line(result));
+    let mut well = true;
+    if !args.scripts_only {
+        let told = |result: &MutantResult| eprintln!("{result}");
+        let options = Options::default();
+        let results = runner::hunt(&wanted, args.from, args.seeds, cores(args.threads), options, &scenarios, &told);
+        println!("| mutant | caught by | where | worlds | sites passed |");
+        println!("|---|---|---|---|---|");
+        results.iter().for_each(|result| println!("{result}"));
+        let unnoticed = results.iter().filter(|result| !result.is_noticed()).count();
+        let scripts = results.iter().filter(|result| result.is_by_script_only()).count();
+        println!("{} mutants, {unnoticed} not noticed as declared, {scripts} by scripts only\n", results.len());
+        well = unnoticed == 0;
     }
-    let survived = results.iter().filter(|result| result.caught.is_none()).count();
-    println!("{} mutants, {survived} survived", results.len());
-    Ok(survived == 0)
+    println!("| script | its mutant | noticed by | sites passed |");
+    println!("|---|---|---|---|");
+    let mut pairs = (0, 0);
+    for (path, scenario) in scripts.iter().zip(&scenarios) {
+        let own = script::mutants(path).map_err(|failure| failure.text)?;
+        for mutant in own.into_iter().filter(|mutant| wanted.contains(mutant)) {
+            let result = runner::confront(scenario, mutant);
+            println!("{result}");
+            pairs = (pairs.0 + 1, pairs.1 + usize::from(!result.is_noticed()));
+        }
+    }
+    println!("{} scripts with a mutant of their own, {} not noticed", pairs.0, pairs.1);
+    Ok(well && pairs.1 == 0)
 }
 
-fn line(result: &MutantResult) -> String {
-    let (by, place) = match &result.caught {
-        Some((place, failure)) if failure.invariant == runner::PANIC => ("a panic".to_owned(), place.clone()),
-        Some((place, failure)) if failure.invariant == 0 => ("another answer".to_owned(), place.clone()),
-        Some((place, failure)) => (format!("invariant {}", failure.invariant), place.clone()),
-        None => ("SURVIVED".to_owned(), String::new()),
-    };
-    format!("| {} | {by} | {place} | {} | {} |", result.mutant.name(), result.worlds, result.reached)
-}
-
-pub fn scenario(paths: &[PathBuf], bless: bool, trace: bool) -> Done {
+pub fn scenario(paths: &[PathBuf], bless: bool, trace: bool, mutant: Option<&String>) -> Done {
+    turn_on(mutant)?;
     let mut well = true;
     for path in paths {
         for file in script::find(path)? {

@@ -28,7 +28,7 @@ enum Command {
         /// Which
         seed: u64,
     },
-    /// Turns on one deliberate defect after the other; each must be noticed
+    /// Turns on one deliberate defect after the other; each must be noticed, also by the script that is about it
     Mutants(Mutants),
     /// Runs scenario scripts
     Scenario {
@@ -41,6 +41,9 @@ enum Command {
         /// Prints what happened, packets too
         #[arg(long)]
         trace: bool,
+        /// With this deliberate defect
+        #[arg(long, conflicts_with = "bless")]
+        mutant: Option<String>,
     },
     /// Runs what once failed
     Corpus {
@@ -120,9 +123,12 @@ struct Mutants {
     threads: usize,
     /// Only these
     only: Vec<String>,
-    /// Scenario scripts that may notice what no seed did
+    /// Scenario scripts: they may notice what no seed did, and must notice the mutants that they name
     #[arg(long)]
     scenarios: Option<PathBuf>,
+    /// No seeds: only each script with the mutants that it names
+    #[arg(long, requires = "scenarios")]
+    scripts_only: bool,
 }
 
 fn main() -> ExitCode {
@@ -132,7 +138,7 @@ fn main() -> ExitCode {
         Command::Shrink(shrink) => commands::shrink(&shrink),
         Command::Plan { seed } => commands::plan(seed),
         Command::Mutants(mutants) => commands::mutants(&mutants),
-        Command::Scenario { paths, bless, trace } => commands::scenario(&paths, bless, trace),
+        Command::Scenario { paths, bless, trace, mutant } => commands::scenario(&paths, bless, trace, mutant.as_ref()),
         Command::Corpus { path } => commands::corpus(&path),
     };
     match result {

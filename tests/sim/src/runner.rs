@@ -14,7 +14,7 @@ mod start;
 
 pub use corpus::{CorpusError, Entry, read_corpus, read_plan};
 pub use fleet::{Fleet, FleetReport};
-pub use mutants::{MutantResult, Scenario, hunt};
+pub use mutants::{MutantResult, Scenario, ScriptResult, confront, hunt};
 pub(crate) use report::guarded;
 pub use report::{failure, story};
 pub(crate) use settle::settle;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! # What once went wrong, and what is expected here.
+//! # mutant: reuse-leader-epoch
 //! cluster 3
 //! topic t rf=3 min-insync=2
 //! let L = leader t-0
@@ -15,6 +16,8 @@
 //! their part (`let`), so a script does not depend on who happens to lead. When the last line is done, faults end,
 //! everything must become well, and the oracle judges the whole, as at the end of any run. `Stage` has the
 //! commands. A script is the same run every time; its seed is part of `cluster`.
+//!
+//! `# mutant:` names the defects that put the bug back: with each of them the script must fail ([`mutants`]).
 
 mod ask;
 mod moves;
@@ -25,6 +28,8 @@ mod wait;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use chronik_model::mutant::Mutant;
 
 use crate::runner::{Failure, PANIC, guarded};
 use crate::trace::Detail;
@@ -72,6 +77,20 @@ pub fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The mutants that a script is said to notice.
+///
+/// # Errors
+/// It does not read, or names one that does not exist.
+pub fn mutants(path: &Path) -> Result<Vec<Mutant>, Failure> {
+    named(&read(path)?)
+}
+
+fn named(text: &str) -> Result<Vec<Mutant>, Failure> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# mutant:"));
+    let find = |name: &str| Mutant::from_name(name).ok_or_else(|| harness(format!("there is no mutant {name}")));
+    lines.flat_map(str::split_whitespace).map(find).collect()
 }
 
 struct Played {
@@ -139,7 +158,9 @@ fn harness(text: String) -> Failure {
 /// # Errors
 /// What was broken, or what was answered instead.
 pub fn check(path: &Path) -> Result<(), Failure> {
-    let played = play(&read(path)?, Detail::Hash);
+    let text = read(path)?;
+    named(&text)?;
+    let played = play(&text, Detail::Hash);
     if let Some(failure) = played.failure {
         return Err(Failure { text: format!("{}\n{}", failure.text, played.differences), ..failure });
     }
@@ -169,4 +190,30 @@ pub fn bless(path: &Path) -> Result<bool, Failure> {
 pub fn story(path: &Path) -> Result<String, io::Error> {
     let text = std::fs::read_to_string(path)?;
     Ok(play(&text, Detail::Whole).story)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Path, find, mutants, named};
+
+    #[test]
+    fn every_script_about_a_bug_of_kafka_names_a_mutant_that_puts_it_back() {
+        let scripts = find(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
+        let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let of_kafka = |path: &Path| name(path).starts_with("kafka-") || name(path).starts_with("kip-");
+        let without: Vec<String> = scripts
+            .iter()
+            .filter(|path| mutants(path).unwrap().is_empty() && of_kafka(path))
+            .map(|path| name(path))
+            .collect();
+        assert!(without.is_empty(), "{without:?}");
+        assert!(scripts.iter().filter(|path| of_kafka(path)).count() > 20);
+    }
+
+    #[test]
+    fn a_mutant_that_does_not_exist_is_a_mistake_of_the_script() {
+        assert_eq!(named("# mutant: forget-vote stale-read\ncluster 3\n").unwrap().len(), 2);
+        assert!(named("# about a mutant: nothing\ncluster 3\n").unwrap().is_empty());
+        assert!(named("# mutant: no-such-mutant\n").is_err());
+    }
 }

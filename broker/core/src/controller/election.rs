@@ -112,14 +112,15 @@ impl Transition<'_> {
     /// Below min.insync.replicas the high watermark stands still, so whoever leaves the in-sync set from there on still
     /// holds every acknowledged record. At or above it nobody else is known to.
     fn eligible(&self, current: &PartitionState, next: &PartitionState) -> Vec<NodeId> {
-        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) {
+        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) || mutant!(ForgetEligible) {
             return Vec::new();
         }
         let was = |node: &NodeId| current.isr.contains(node) || current.elr.contains(node);
+        let doubted = self.doubt.map(Doubt::node).filter(|_| !mutant!(UncleanStaysEligible));
         next.replicas
             .iter()
             .copied()
-            .filter(|node| was(node) && !next.isr.contains(node) && self.doubt.map(Doubt::node) != Some(*node))
+            .filter(|node| was(node) && !next.isr.contains(node) && doubted != Some(*node))
             .collect()
     }
 

@@ -161,6 +161,9 @@ impl Liveness {
         self.sessions.clear();
         self.next_rebalance = now_ms.saturating_add(self.config.rebalance_interval_ms);
         self.sync(now_ms, state);
+        if mutant!(NoFreshSession) {
+            self.sessions.values_mut().for_each(|session| session.deadline = now_ms);
+        }
     }
 
     /// Forgets everything.

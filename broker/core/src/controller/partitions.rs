@@ -315,10 +315,12 @@ impl MetadataState {
             let Some(broker) = self.broker(member.node) else {
                 return refuse(ErrorCode::IneligibleReplica, format!("broker {} is not registered", member.node));
             };
-            let problem = if broker.fenced {
+            let problem = if broker.fenced && !mutant!(AdmitFenced) {
                 "is fenced"
             } else if ![BrokerEpoch::NONE, broker.epoch].contains(&member.broker_epoch) && !mutant!(StaleBrokerEpoch) {
                 "has registered again since it caught up"
+            } else if mutant!(AdmitLeaving) || (broker.fenced && mutant!(AdmitFenced)) {
+                continue;
             } else if !broker.is_active() && member.node != command.node {
                 // The leader itself may stop soon; it must be able to hand over to whom it lets in.
                 "is shutting down or has lost its disk"

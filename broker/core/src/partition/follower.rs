@@ -34,11 +34,15 @@ impl PartitionReplica {
         // An answer counts only for the request that would be sent now: a late or repeated one, of another leadership
         // (KAFKA-18991) or from before a truncation, would cut or extend another log than the one it was made for.
         let current = self.follower_fetch_request();
-        let answers = |now: FollowerRequest| FollowerRequest { log_start: now.log_start, ..reply.request } == now;
+        let asked_in = if mutant!(AnswerOfAnyEpoch) { self.leader_epoch() } else { reply.request.current_leader_epoch };
+        let answered = FollowerRequest { current_leader_epoch: asked_in, ..reply.request };
+        let answers = |now: FollowerRequest| FollowerRequest { log_start: now.log_start, ..answered } == now;
         if !current.is_some_and(|now| answers(now) || mutant!(StaleAnswer)) {
             return FollowerAction::Drop;
         }
+        let early = mutant!(MarksOfDivergence) && self.high_watermark < reply.marks.high_watermark.min(self.log_end);
         match (reply.error, reply.diverging) {
+            (ErrorCode::None, Some(_)) if early => FollowerAction::Append(reply.marks),
             (ErrorCode::None, Some(end)) => self.on_divergence(end, own_epoch_end),
             (ErrorCode::None, None) => FollowerAction::Append(reply.marks),
             (ErrorCode::OffsetOutOfRange, _) if reply.marks.log_start > self.log_end => {
@@ -78,7 +82,7 @@ impl PartitionReplica {
         assert!(self.is_follower() && !self.io_fenced, "replicated without following: {:?}", self.role);
         assert!(log_end >= self.log_end, "an append moved the log end from {} to {log_end}", self.log_end);
         self.log_end = log_end;
-        if appended_epoch.is_some() {
+        if appended_epoch.is_some() || mutant!(EmptyAnswerForgetsEpoch) {
             self.latest_epoch = appended_epoch;
         }
         // A new leader's watermark may lag behind what an earlier one told; what was committed stays so.
@@ -118,6 +122,7 @@ impl PartitionReplica {
         }
         let own = own_epoch_end(leaders.epoch);
         let own_end = match (own, self.latest_epoch) {
+            _ if mutant!(EndWithoutEpoch) => self.log_end,
             (Some(own), _) => own.end_offset,
             (None, Some(_)) => self.log_start, // All epochs here are newer than the one shared: nothing is shared.
             (None, None) => self.log_end,

@@ -52,7 +52,7 @@ impl Progress {
             None
         };
         self.last_caught_up_ms = self.last_caught_up_ms.max(caught_up);
-        self.log_end = Some(log_end);
+        self.log_end = self.log_end.filter(|_| mutant!(MixedProgress)).max(Some(log_end));
         self.log_start = Some(log_start);
         self.broker_epoch = Some(broker_epoch);
         self.seen_leader_end = Some(leader_end);

@@ -195,11 +195,16 @@ impl PartitionReplica {
         now_ms: u64,
     ) -> Vec<Effect> {
         let Role::Leader(leadership) = &mut self.role else { return Vec::new() };
-        leadership.pending = None;
+        if !mutant!(PendingStays) {
+            leadership.pending = None;
+        }
         leadership.set_replicas(self.me, &state.replicas, &state.isr, now_ms);
         let mut effects = Vec::new();
         if previous.is_none_or(|p| p.isr != state.isr) {
             effects.push(Effect::IsrChanged { isr: state.isr.clone() });
+        }
+        if mutant!(WatermarkAwaitsFetch) {
+            return effects;
         }
         effects.extend(self.advance_high_watermark(now_ms));
         effects
@@ -272,7 +277,7 @@ impl PartitionReplica {
         }
         let registered = self.brokers.get(&fetch.replica).map(|broker| broker.epoch);
         let stale = fetch.replica_epoch != BrokerEpoch::NONE && registered.is_some_and(|at| at > fetch.replica_epoch);
-        if stale { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
+        if stale && !mutant!(CountStaleFetch) { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
     }
 
     fn on_progress(&mut self, fetch: &FollowerFetch, now_ms: u64) -> Vec<Effect> {
@@ -293,7 +298,8 @@ impl PartitionReplica {
         let joins = leadership.pending.is_none()
             && !state.isr.contains(&node)
             && progress.eligible(self.brokers.get(&node))
-            && (log_end >= self.high_watermark.max(leadership.epoch_start) || mutant!(ExpandTooEarly));
+            && (log_end >= self.high_watermark || mutant!(ExpandTooEarly))
+            && (log_end >= leadership.epoch_start || mutant!(ExpandTooEarly) || mutant!(JoinAtWatermark));
         if !joins {
             return None;
         }

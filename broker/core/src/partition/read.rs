@@ -71,7 +71,7 @@ impl PartitionReplica {
     /// Compares an epoch of a request with ours; [`LeaderEpoch::NONE`] is not compared.
     pub(super) fn check_leader_epoch(&self, asked: LeaderEpoch) -> Result<(), ErrorCode> {
         let known = self.leader_epoch();
-        if asked == LeaderEpoch::NONE || asked == known {
+        if asked == LeaderEpoch::NONE || asked == known || mutant!(IgnoreLeaderEpoch) {
             Ok(())
         } else if asked < known {
             Err(ErrorCode::FencedLeaderEpoch)
@@ -95,7 +95,8 @@ impl PartitionReplica {
             // Epochs older than any known one ended where this log begins.
             let end = epoch_end(last_fetched_epoch)
                 .unwrap_or(EpochEnd { epoch: last_fetched_epoch, end_offset: self.log_start });
-            if end.epoch < last_fetched_epoch || end.end_offset < fetch_offset {
+            let other_epoch = end.epoch < last_fetched_epoch && !mutant!(EndWithoutEpoch);
+            if other_epoch || end.end_offset < fetch_offset {
                 return Ok(Some(end));
             }
         }

@@ -14,7 +14,7 @@ use super::flush::FlushState;
 use crate::config::LogConfig;
 use crate::error::LogError;
 use crate::leader_epoch::LeaderEpochs;
-use crate::log_dir::LogDir;
+use crate::log_dir::{CLEAN_SHUTDOWN_FILE, LogDir};
 use crate::producer_state::ProducerStates;
 use crate::scan::{ScanError, Scanner};
 use crate::segment::{SCAN_CHUNK, Segment, parse_name, segment_path};
@@ -102,6 +102,9 @@ impl PartitionLog {
         }
         log.flush.recovery_point = log.flush.recovery_point.min(end);
         report.segments = log.segments.len();
+        if mutant!(MarkerGoesLast) {
+            log.remove_if_there(CLEAN_SHUTDOWN_FILE)?;
+        }
         if let Some((offset, reason)) = &report.cut {
             tracing::warn!(dir, %offset, %reason, bytes = report.cut_bytes, "log cut at the last sound batch");
         }
