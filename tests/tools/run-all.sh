@@ -43,16 +43,16 @@ export CHRONIK_BROKER
 stage "chart" tests/tools/chart.sh
 stage "end-to-end tests" tests/tools/e2e.sh
 # Not beside the soak: both need the machine to themselves.
+failed=0
 stage "operator on Kubernetes" tests/tools/kube.sh test
-stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-2000}" -- --from "${OPSIM_FROM:-1}"
 # The soak and the simulator draw fresh seeds and print them, unless SOAK_SEED and SIM_FROM say which.
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" ${SOAK_SEED:+"$SOAK_SEED"}
+stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-2000}" -- --from "${OPSIM_FROM:-1}" || failed=1
 if [ -n "${SIM_FROM:-}" ]; then
     beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-2000}" -- --from "$SIM_FROM" --threads 1
 else
     beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
 fi
-failed=0
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
 joined "simulator" || failed=1
 echo "==> soak goes on"
