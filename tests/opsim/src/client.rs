@@ -17,6 +17,7 @@ use chronik_operator::ports::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::kubernetes::{NAME, Versions};
+use crate::plan::Plan;
 use crate::world::World;
 
 /// The world, for everybody who is in it.
@@ -34,12 +35,10 @@ pub struct Client {
     operator: usize,
 }
 
-/// What happens to a call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    Before,
-    After,
+/// What happens to a call: whether it is done, and what is answered if not what came of it.
+struct Fault<E> {
+    done: bool,
+    answer: Option<E>,
 }
 
 struct Pause(bool);
@@ -57,10 +56,6 @@ impl Future for Pause {
     }
 }
 
-fn unavailable<T>() -> Result<T, KubeError> {
-    Err(KubeError::Unavailable("timed out".into()))
-}
-
 impl Client {
     /// Of this operator.
     #[must_use]
@@ -68,53 +63,87 @@ impl Client {
         Self { world, operator }
     }
 
-    fn fault(world: &mut World, write: bool) -> Fault {
-        if !world.hostile {
-            return Fault::None;
+    /// Every part of the drawing happens only where the plan has a rate for it.
+    fn happens(world: &mut World, rate: impl FnOnce(&Plan) -> u64) -> bool {
+        let rate = if world.hostile { rate(&world.plan) } else { 0 };
+        rate > 0 && world.rng.chance(rate)
+    }
+
+    fn kube_fault(world: &mut World, write: bool) -> Fault<KubeError> {
+        let unavailable = |why: &str| Some(KubeError::Unavailable(why.into()));
+        if Self::happens(world, |plan| plan.errors) {
+            Fault { done: false, answer: unavailable("timed out") }
+        } else if write && Self::happens(world, |plan| plan.lost_answers) {
+            Fault { done: true, answer: unavailable("timed out") }
+        } else if write && Self::happens(world, |plan| plan.late_errors) {
+            let why = if world.rng.chance(500) { "429 too many requests" } else { "500 etcdserver: request timed out" };
+            Fault { done: true, answer: unavailable(why) }
+        } else if write && Self::happens(world, |plan| plan.conflicts) {
+            // One that happened and was sent once more on the way finds its own change.
+            let answer = Some(KubeError::Conflict("the object has been modified".into()));
+            Fault { done: world.rng.chance(500), answer }
+        } else {
+            Fault { done: true, answer: None }
         }
-        let (errors, lost) = (world.plan.errors, world.plan.lost_answers);
-        if errors > 0 && world.rng.chance(errors) {
-            return Fault::Before;
+    }
+
+    fn broker_fault(world: &mut World, change: bool) -> Fault<BrokerError> {
+        let lost = || Some(BrokerError::Unreachable("no answer".into()));
+        if Self::happens(world, |plan| plan.errors) {
+            Fault { done: false, answer: lost() }
+        } else if Self::happens(world, |plan| plan.lost_answers) {
+            Fault { done: true, answer: lost() }
+        } else if change && Self::happens(world, |plan| plan.refusals) {
+            let done = world.rng.chance(500);
+            let why = if done { "not committed in time" } else { "the leader is overloaded" };
+            Fault { done, answer: Some(BrokerError::Retry(why.into())) }
+        } else {
+            Fault { done: true, answer: None }
         }
-        if write && lost > 0 && world.rng.chance(lost) {
-            return Fault::After;
-        }
-        Fault::None
     }
 
     async fn kube<T>(&self, write: bool, act: impl FnOnce(&mut World) -> Result<T, KubeError>) -> Result<T, KubeError> {
         Pause(false).await;
         let answer = {
             let world = &mut *lock(&self.world);
-            match Self::fault(world, write) {
-                Fault::Before => {
-                    if write {
-                        world.tell("kube", format_args!("a call of operator {} fails", self.operator));
-                    }
-                    unavailable()
-                }
-                fault => {
-                    let answer = act(world);
-                    world.retell();
-                    if fault == Fault::After {
-                        world.tell(
-                            "kube",
-                            format_args!("operator {} does not learn what became of its call", self.operator),
-                        );
-                        unavailable()
-                    } else {
-                        answer
-                    }
-                }
+            let fault = Self::kube_fault(world, write);
+            let answer = fault.done.then(|| act(world));
+            world.retell();
+            if let Some(error) = fault.answer.as_ref().filter(|_| write) {
+                let done = if fault.done { "happens and" } else { "does not happen and" };
+                world.tell("kube", format_args!("a call of operator {} {done} is answered: {error}", self.operator));
+            }
+            match (fault.answer, answer) {
+                (None, Some(answer)) => answer,
+                (error, _) => Err(error.unwrap_or_else(|| KubeError::Unavailable("timed out".into()))),
             }
         };
         Pause(false).await;
         answer
     }
 
+    /// A call that only asks.
+    async fn ask<T>(
+        &self,
+        at: &BrokerAddress,
+        act: impl FnOnce(&mut World, i32) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        self.call(at, false, act).await
+    }
+
+    /// A call that may change something.
     async fn broker<T>(
         &self,
         at: &BrokerAddress,
+        act: impl FnOnce(&mut World, i32) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        self.call(at, true, act).await
+    }
+
+    async fn call<T>(
+        &self,
+        at: &BrokerAddress,
+        change: bool,
         act: impl FnOnce(&mut World, i32) -> Result<T, BrokerError>,
     ) -> Result<T, BrokerError> {
         Pause(false).await;
@@ -124,15 +153,20 @@ impl Client {
             let token = world.kube.token();
             let process = world.brokers.processes.get(&id);
             let known = process.is_some_and(|p| p.token == at.token.0) || token.as_ref() == Some(&at.token.0);
-            let lost = || Err(BrokerError::Unreachable("no answer".into()));
-            match Self::fault(world, true) {
-                _ if !known => Err(BrokerError::Refused("the secret is wrong".into())),
-                Fault::Before => lost(),
-                fault => {
-                    let answer = act(world, id);
-                    world.retell();
-                    if fault == Fault::After { lost() } else { answer }
+            if known {
+                let fault = Self::broker_fault(world, change);
+                let answer = fault.done.then(|| act(world, id));
+                world.retell();
+                if let Some(error) = fault.answer.as_ref().filter(|_| change) {
+                    let done = if fault.done { "done" } else { "not done" };
+                    world.tell("brokers", format_args!("what operator {} asks is {done}: {error}", self.operator));
                 }
+                match (fault.answer, answer) {
+                    (None, Some(answer)) => answer,
+                    (error, _) => Err(error.unwrap_or_else(|| BrokerError::Unreachable("no answer".into()))),
+                }
+            } else {
+                Err(BrokerError::Refused("the secret is wrong".into()))
             }
         };
         Pause(false).await;
@@ -202,8 +236,15 @@ impl Kube for Client {
         .await
     }
 
-    async fn node_label(&self, _node: &str, _label: &str) -> Result<Option<String>, KubeError> {
-        self.kube(false, |_| Err(KubeError::NotFound("there are no nodes here".into()))).await
+    async fn node_label(&self, node: &str, label: &str) -> Result<Option<String>, KubeError> {
+        self.kube(false, |world| {
+            if world.plan.may_read_nodes {
+                Ok(world.kube.node_label(node, label))
+            } else {
+                Err(KubeError::Forbidden("nodes cannot be read with a Role only".into()))
+            }
+        })
+        .await
     }
 
     async fn apply(&self, _key: &Key, object: &Object) -> Result<(), KubeError> {
@@ -334,7 +375,7 @@ fn replicas(object: &Object) -> String {
 
 impl Brokers for Client {
     async fn describe(&self, at: &BrokerAddress) -> Result<BrokerFacts, BrokerError> {
-        self.broker(at, |world, id| {
+        self.ask(at, |world, id| {
             let facts = world.brokers.describe(world.now, id, &mut world.rng);
             facts.ok_or_else(|| BrokerError::Unreachable("no answer".into()))
         })

@@ -15,5 +15,6 @@ pub mod plan;
 pub mod rng;
 pub mod runner;
 pub mod settled;
+pub mod shrink;
 pub mod trace;
 pub mod world;

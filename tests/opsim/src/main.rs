@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chronik_operator::mutant::{self, Mutant};
 use chronik_opsim::plan::Plan;
 use chronik_opsim::runner::{Report, run, run_plan};
+use chronik_opsim::shrink::shrink;
 use clap::{Args, Parser, Subcommand};
 
 /// The operator against an in-memory Kubernetes and modelled brokers, from a seed.
@@ -28,7 +29,7 @@ enum Command {
         /// Prints the whole story
         #[arg(long)]
         trace: bool,
-        /// With others who meddle with what is the operator's
+        /// With others who meddle with what is the operator's, also where the seed has none
         #[arg(long)]
         strangers: bool,
         /// With this deliberate defect
@@ -39,6 +40,17 @@ enum Command {
     Plan {
         /// Which
         seed: u64,
+        /// With others who meddle with what is the operator's, also where the seed has none
+        #[arg(long)]
+        strangers: bool,
+    },
+    /// The smallest plan that fails like that of a seed, and its story
+    Shrink {
+        /// Which
+        seed: u64,
+        /// With others who meddle with what is the operator's, also where the seed has none
+        #[arg(long)]
+        strangers: bool,
     },
     /// Turns on one deliberate defect after the other; each must be noticed
     Mutants {
@@ -67,7 +79,7 @@ struct Run {
     /// Worlds at the same time; 0 = one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// With others who meddle with what is the operator's
+    /// With others who meddle with what is the operator's, also where the seed has none
     #[arg(long)]
     strangers: bool,
     /// Goes on after a failure
@@ -81,10 +93,11 @@ fn main() -> ExitCode {
         Command::Replay { seed, trace, strangers, mutant } => {
             replay(planned(seed, strangers), trace, mutant.as_deref())
         }
-        Command::Plan { seed } => {
-            println!("{:#?}", Plan::new(seed));
+        Command::Plan { seed, strangers } => {
+            println!("{}", planned(seed, strangers));
             ExitCode::SUCCESS
         }
+        Command::Shrink { seed, strangers } => make_smaller(&planned(seed, strangers)),
         Command::Mutants { seeds, from, only } => mutants(seeds, from, &only),
     }
 }
@@ -123,6 +136,16 @@ fn replay(plan: Plan, trace: bool, mutant: Option<&str>) -> ExitCode {
     let report = run_plan(plan, trace);
     show(&report, trace);
     if report.failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn make_smaller(plan: &Plan) -> ExitCode {
+    let Some((small, _)) = shrink(plan, |plan| run_plan(plan.clone(), false).failure) else {
+        println!("seed {}: well", plan.seed);
+        return ExitCode::SUCCESS;
+    };
+    show(&run_plan(small.clone(), true), true);
+    println!("{small}");
+    ExitCode::FAILURE
 }
 
 fn fresh() -> u64 {

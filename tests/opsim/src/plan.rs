@@ -1,6 +1,10 @@
 //! What a seed decides beforehand: the cluster, its topics, the pace and hostility of its world, and what its users and its fate do when.
 
-use chronik_operator::api::{ChronikClusterSpec, RetentionPolicy, RolloutPolicy, ScaleDownPolicy, UpgradePolicy};
+use std::fmt;
+
+use chronik_operator::api::{
+    ChronikClusterSpec, RackSpec, RetentionPolicy, RolloutPolicy, ScaleDownPolicy, UpgradePolicy,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::brokers::{Pace, Topic};
@@ -63,7 +67,16 @@ pub enum Action {
     Unlabel(u64),
     /// The bootstrap Service is pointed elsewhere.
     Redirect,
+    /// `rack.topologyKey` is set, one of [`RACK_LABELS`], or taken away.
+    Rack(Option<usize>),
+    /// A node gets another zone, or loses its label.
+    Label(usize, Option<u64>),
+    /// `raft.voters`.
+    Voters(Option<i32>),
 }
+
+/// Labels that nodes have.
+pub const RACK_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "example.com/rack"];
 
 /// Everything that a seed decides beforehand.
 #[derive(Clone, Debug)]
@@ -80,6 +93,10 @@ pub struct Plan {
     pub expandable: bool,
     /// Whether the operator may read storage classes.
     pub may_read_classes: bool,
+    /// Whether it may read nodes.
+    pub may_read_nodes: bool,
+    /// The zone of each node; None = it has no label.
+    pub zones: Vec<Option<u64>>,
     /// How long growing takes.
     pub resize_ms: u64,
     /// Oldest list that the operator is shown.
@@ -88,6 +105,12 @@ pub struct Plan {
     pub errors: u64,
     /// Calls of a thousand whose answer is lost.
     pub lost_answers: u64,
+    /// Writes to Kubernetes of a thousand that happen and are answered with 429 or 500 all the same.
+    pub late_errors: u64,
+    /// Writes to Kubernetes of a thousand that are answered with 409 although nobody changed anything, half of them after they happened.
+    pub conflicts: u64,
+    /// Changes that brokers are asked for, of a thousand, that they cannot do now, half of them done all the same.
+    pub refusals: u64,
     /// Awaits of a thousand at which the operator is killed.
     pub kills: u64,
     /// Two operators are at work.
@@ -98,15 +121,25 @@ pub struct Plan {
     pub calm_at: u64,
 }
 
+/// The part of the specification that asks for racks.
+pub fn rack(label: Option<usize>) -> Option<RackSpec> {
+    let label = RACK_LABELS.get(label?)?;
+    Some(RackSpec { topology_key: (*label).to_owned() })
+}
+
 fn topic(name: &str, partitions: u64, replication: usize, min_isr: usize, internal: bool) -> Topic {
     let partitions = usize::try_from(partitions).unwrap_or(1);
     Topic { name: name.to_owned(), partitions, replication, min_isr, internal, created: false }
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed; every fourth has others who meddle.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        if Rng::new(seed, 6).chance(250) { Self::among_strangers(seed) } else { Self::among_friends(seed) }
+    }
+
+    fn among_friends(seed: u64) -> Self {
         let mut rng = Rng::new(seed, 1);
         let rng = &mut rng;
         let replicas = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5]).unwrap_or(&3);
@@ -135,10 +168,15 @@ impl Plan {
             },
             expandable: rng.chance(800),
             may_read_classes: rng.chance(700),
+            may_read_nodes: true,
+            zones: Vec::new(),
             resize_ms: rng.between(500, 20_000),
             stale_ms: *rng.pick(&[0, 0, 1_000, 5_000]).unwrap_or(&0),
             errors: some(rng, 60),
             lost_answers: some(rng, 40),
+            late_errors: 0,
+            conflicts: 0,
+            refusals: 0,
             kills: some(rng, 40),
             two_operators: hostile && rng.chance(150),
             actions: Vec::new(),
@@ -146,13 +184,16 @@ impl Plan {
             spec,
         };
         plan.draw_actions(rng);
+        plan.draw_racks_and_voters(&mut Rng::new(seed, 4));
+        plan.draw_faults(&mut Rng::new(seed, 5), hostile);
+        plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// The plan of a seed, and others who meddle with what is the operator's.
+    /// The plan of a seed, and others who meddle with what is the operator's, whatever the seed says.
     #[must_use]
     pub fn among_strangers(seed: u64) -> Self {
-        let mut plan = Self::new(seed);
+        let mut plan = Self::among_friends(seed);
         plan.draw_strangers(&mut Rng::new(seed, 3));
         plan
     }
@@ -238,6 +279,42 @@ impl Plan {
         self.actions.sort_by_key(|(at, _)| *at);
     }
 
+    /// Nodes with and without labels, and users who ask for racks and for another number of voters.
+    fn draw_racks_and_voters(&mut self, rng: &mut Rng) {
+        let zones = rng.between(1, 4);
+        let unlabelled = if rng.chance(300) { 250 } else { 0 };
+        let zone = |rng: &mut Rng| (!rng.chance(unlabelled)).then(|| rng.below(zones));
+        self.zones = (0..7).map(|_| zone(rng)).collect();
+        self.may_read_nodes = rng.chance(800);
+        if rng.chance(300) {
+            self.spec.rack = rack(Some(0));
+        }
+        let latest = self.calm_at.saturating_sub(20_000);
+        if rng.chance(400) {
+            for _ in 0..rng.between(1, 4) {
+                let at = rng.between(20_000, latest);
+                let action = if rng.chance(500) {
+                    Action::Rack(*rng.pick(&[Some(0), Some(0), Some(1), None]).unwrap_or(&None))
+                } else {
+                    Action::Label(usize::try_from(rng.below(7)).unwrap_or(0), zone(rng))
+                };
+                self.actions.push((at, action));
+            }
+        }
+        if rng.chance(300) {
+            for _ in 0..rng.between(1, 3) {
+                let voters = *rng.pick(&[Some(1), Some(3), Some(5), Some(7), None]).unwrap_or(&None);
+                self.actions.push((rng.between(20_000, latest), Action::Voters(voters)));
+            }
+        }
+    }
+
+    /// Answers that say something else than what happened.
+    fn draw_faults(&mut self, rng: &mut Rng, hostile: bool) {
+        let mut some = |most| if hostile && rng.chance(400) { rng.between(1, most) } else { 0 };
+        (self.late_errors, self.conflicts, self.refusals) = (some(80), some(80), some(200));
+    }
+
     /// What others do to what is the operator's, and policies with which it must not go ahead.
     fn draw_strangers(&mut self, rng: &mut Rng) {
         if rng.chance(50) {
@@ -272,5 +349,29 @@ impl Plan {
     #[must_use]
     pub fn size(gib: u64) -> Quantity {
         Quantity(format!("{gib}Gi"))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        let spec = serde_yaml::to_string(&self.spec).unwrap_or_default();
+        spec.lines().try_for_each(|line| writeln!(f, "spec    {line}"))?;
+        for topic in &self.topics {
+            let (partitions, replicas) = (topic.partitions, topic.replication);
+            writeln!(f, "topic   {} with {partitions} x {replicas}, {} in sync", topic.name, topic.min_isr)?;
+        }
+        writeln!(f, "pace    {:?}", self.pace)?;
+        writeln!(f, "world   disks grow: {} in {} ms", self.expandable, self.resize_ms)?;
+        writeln!(f, "world   reads classes: {}, nodes: {}", self.may_read_classes, self.may_read_nodes)?;
+        writeln!(f, "world   zones of nodes: {:?}", self.zones)?;
+        let (lost, late, conflicts) = (self.lost_answers, self.late_errors, self.conflicts);
+        writeln!(f, "faults  errors {}, lost answers {lost}, late errors {late}, conflicts {conflicts}", self.errors)?;
+        writeln!(f, "faults  refusals {}, kills {} (of 1000 each)", self.refusals, self.kills)?;
+        writeln!(f, "faults  lists {} ms old, two operators: {}", self.stale_ms, self.two_operators)?;
+        for (at, action) in &self.actions {
+            writeln!(f, "{:>7} {action:?}", format!("{}.{}", at / 1000, at % 1000 / 100))?;
+        }
+        write!(f, "{:>7} faults end", self.calm_at / 1000)
     }
 }

@@ -42,6 +42,7 @@ impl World {
             .or_else(|| self.unsettled_brokers(cluster, replicas))
             .or_else(|| self.unsettled_storage(cluster, replicas))
             .or_else(|| self.unsettled_settings(cluster, replicas))
+            .or_else(|| self.unsettled_racks(cluster))
             .or_else(|| Self::unsettled_words(cluster, replicas))
     }
 
@@ -150,6 +151,34 @@ impl World {
         }
         (!Self::says(cluster, "StorageGrowthBlocked"))
             .then(|| "disks cannot grow, and StorageGrowthBlocked is not True".into())
+    }
+
+    /// Brokers are in the racks of their nodes, or it is said why not.
+    fn unsettled_racks(&self, cluster: &ChronikCluster) -> Option<String> {
+        let label = cluster.spec.rack.as_ref().map(|rack| rack.topology_key.as_str());
+        let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
+        let said = conditions.clone().find(|c| c.type_ == "RacksAssigned").map(|c| (c.status == "True", &*c.reason));
+        if label.is_some() && !self.plan.may_read_nodes {
+            let named = said == Some((false, "NodesForbidden"));
+            return (!named).then(|| format!("nodes cannot be read, and RacksAssigned says {said:?}"));
+        }
+        let mut missing = false;
+        for state in self.kube.pods.values() {
+            let node = state.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+            let rack = label.and_then(|label| self.kube.node_label(node, label)).unwrap_or_default();
+            missing |= rack.is_empty();
+            let id = state.ordinal + 1;
+            let is = self.brokers.registered.get(&id).map(|broker| broker.rack.as_str()).unwrap_or_default();
+            if is != rack {
+                return Some(format!("broker {id} on {node} is in rack '{is}' and not '{rack}'"));
+            }
+        }
+        let right = match (label, missing) {
+            (None, _) => said.is_none(),
+            (Some(_), true) => said == Some((false, "LabelMissing")),
+            (Some(_), false) => said == Some((true, "Assigned")),
+        };
+        (!right).then(|| format!("racks by {label:?}, and RacksAssigned says {said:?}"))
     }
 
     /// The summary agrees.

@@ -12,7 +12,7 @@ use chronik_operator::ports::{Kind, ObjectRef};
 use crate::brokers::{Brokers, Id};
 use crate::judge::Judge;
 use crate::kubernetes::{Cluster, NAME};
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, rack};
 use crate::rng::Rng;
 use crate::trace::Trace;
 
@@ -86,6 +86,7 @@ impl World {
             recreate_at: None,
             plan,
         };
+        world.kube.zones.clone_from(&world.plan.zones);
         world.kube.create(world.plan.spec.clone());
         let replicas = world.plan.spec.replicas;
         world.tell("user", format_args!("creates a cluster of {replicas}"));
@@ -243,6 +244,13 @@ impl World {
             Action::DeleteChild(which) => self.kube.delete_child(*which),
             Action::Unlabel(which) => self.kube.unlabel(*which),
             Action::Redirect => self.kube.redirect(),
+            Action::Rack(label) => self.kube.edit(|c| c.spec.rack = rack(*label)),
+            Action::Label(node, zone) => {
+                if let Some(label) = self.kube.zones.get_mut(*node) {
+                    *label = *zone;
+                }
+            }
+            Action::Voters(voters) => self.kube.edit(|c| c.spec.raft.voters = *voters),
         }
     }
 

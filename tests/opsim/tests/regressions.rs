@@ -10,6 +10,7 @@ fn calm(actions: &[(u64, Action)]) -> Plan {
     plan.spec = chronik_operator::api::ChronikClusterSpec { replicas: 3, ..Default::default() };
     plan.expandable = true;
     (plan.errors, plan.lost_answers, plan.kills, plan.stale_ms, plan.two_operators) = (0, 0, 0, 0, false);
+    (plan.late_errors, plan.conflicts, plan.refusals, plan.may_read_nodes) = (0, 0, 0, true);
     plan.actions = actions.iter().map(|(at, action)| (at * 1000, action.clone())).collect();
     plan.calm_at = 150_000;
     plan
@@ -145,5 +146,43 @@ fn a_cluster_that_is_made_again_may_be_smaller() {
         let mut plan = calm(&[(40, Action::Recreate(seconds)), (40 + seconds, Action::Scale(1))]);
         plan.spec.storage.retention.when_deleted = RetentionPolicy::Delete;
         ends_well(plan);
+    }
+}
+
+/// Found by seeds 511, 1141 and 1156 with strangers: a broker had left the quorum, empty, when another hand gave the StatefulSet more brokers than
+/// it. It stayed, nobody let it in again with what its disk remembered, and every other change waited for it.
+#[test]
+fn a_broker_that_left_the_quorum_and_stays_begins_anew() {
+    for at in 0..10 {
+        let mut plan = calm(&[(40, Action::Scale(3)), (47 + at, Action::ScaleSet(6)), (90, Action::Scale(4))]);
+        plan.spec.replicas = 4;
+        plan.seed = at;
+        ends_well(plan);
+    }
+}
+
+#[test]
+fn voters_become_fewer_and_more_as_the_user_says() {
+    for (kills, refusals) in [(0, 0), (30, 200)] {
+        let voters = [(40, Some(1)), (70, Some(5)), (100, None)];
+        let mut plan = calm(&voters.map(|(at, voters)| (at, Action::Voters(voters))));
+        plan.spec.replicas = 5;
+        (plan.kills, plan.refusals) = (kills, refusals);
+        ends_well(plan);
+    }
+}
+
+#[test]
+fn brokers_are_in_the_racks_of_their_nodes_whatever_becomes_of_the_labels() {
+    for zones in [vec![Some(0), Some(1), Some(2)], vec![Some(0), None, Some(1), Some(0)]] {
+        let labels = [(60, Action::Rack(Some(1))), (70, Action::Label(0, None)), (80, Action::Label(0, Some(3)))];
+        let mut actions = vec![(30, Action::Rack(Some(0))), (40, Action::Scale(5)), (50, Action::DeletePod(1))];
+        actions.extend(labels);
+        actions.push((100, Action::Rack(None)));
+        for kept in [6, 7] {
+            let mut plan = calm(&actions[..kept]);
+            plan.zones.clone_from(&zones);
+            ends_well(plan);
+        }
     }
 }

@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::brokers::ClusterFile;
+use crate::plan::RACK_LABELS;
 
 pub use storage::{Claim, gibibytes};
 pub use strangers::LABEL;
@@ -131,6 +132,8 @@ pub struct Cluster {
     pub lists: Lists,
     /// Ordinals whose node is down until then.
     pub nodes_down: BTreeMap<i32, u64>,
+    /// The zone of each node; None = it has no label.
+    pub zones: Vec<Option<u64>>,
     /// Whether claims can grow.
     pub expandable: bool,
     /// How long growing takes.
@@ -215,6 +218,7 @@ impl Cluster {
             claims: BTreeMap::new(),
             lists: Lists::default(),
             nodes_down: BTreeMap::new(),
+            zones: Vec::new(),
             expandable,
             resize_ms,
             told: Vec::new(),
@@ -514,6 +518,15 @@ impl Cluster {
             }
             _ => None,
         }
+    }
+
+    /// What a label of a node says. Every node has all labels or none.
+    #[must_use]
+    pub fn node_label(&self, node: &str, label: &str) -> Option<String> {
+        let number: usize = node.strip_prefix("node-")?.parse().ok()?;
+        let zone = (*self.zones.get(number)?)?;
+        let prefix = if label == RACK_LABELS[0] { "zone" } else { "rack" };
+        Some(format!("{prefix}-{zone}"))
     }
 
     fn owner(kind: &str, uid: &str, name: &str) -> OwnerReference {

@@ -294,6 +294,7 @@ impl Cluster {
         let busy: Vec<String> =
             self.pods.iter().filter(|(_, state)| !idle(state)).map(|(name, _)| name.clone()).collect();
         for name in busy {
+            self.schedule(&name, rng);
             let Some(mut state) = self.pods.get(&name).cloned() else { continue };
             let id = state.ordinal + 1;
             if self.nodes_down.contains_key(&state.ordinal) {
@@ -324,6 +325,20 @@ impl Cluster {
             self.show(&mut state, brokers);
             self.pods.insert(name, state);
         }
+    }
+
+    /// A pod gets a node a while after it was made: mostly the one where its disk is.
+    fn schedule(&mut self, name: &str, rng: &mut Rng) {
+        let nodes = self.zones.len();
+        let Some(state) = self.pods.get_mut(name) else { return };
+        let Some(spec) = state.pod.spec.as_mut().filter(|spec| spec.node_name.is_none()) else { return };
+        if rng.chance(300) || nodes == 0 {
+            return;
+        }
+        let elsewhere = if rng.chance(150) { rng.below(7) } else { 0 };
+        let at = usize::try_from(u64::try_from(state.ordinal).unwrap_or(0) + elsewhere).unwrap_or(0) % nodes;
+        spec.node_name = Some(format!("node-{at}"));
+        self.lists.pods.dirty = true;
     }
 
     fn run_container(&mut self, name: &str, state: &mut PodState, brokers: &mut Brokers, rng: &mut Rng) {
