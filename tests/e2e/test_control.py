@@ -21,6 +21,7 @@ class Book(Cluster):
     def __init__(self, directory, brokers=3):
         self.retired = []
         self.founded = False
+        self.defaults = {}
         self.secret = Path(directory) / "token"
         self.secret.write_text(SECRET)
         super().__init__(directory, brokers, **{"control.secret.file": str(self.secret)})
@@ -31,6 +32,7 @@ class Book(Cluster):
             "bootstrapVoters": self.bootstrap_voters,
             "join": self.founded,
             "retired": self.retired,
+            "clusterDefaults": self.defaults,
             "peers": [{"id": b.id, "host": b.host, "ports": {"raft": b.raft_port}} for b in self.brokers.values()],
         }
         path = self.dir / "cluster.yaml"

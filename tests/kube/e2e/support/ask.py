@@ -8,7 +8,7 @@ from pathlib import Path
 
 def ask(kube, bootstrap, what, *arguments, timeout=400, outside=False):
     """`describe TOPIC`, `create TOPIC PARTITIONS REPLICATION`, `place TOPIC 1,2 ...` (the brokers of each partition), `brokers`, `racks`,
-    `produce TOPIC COUNT LABEL`, `read TOPIC`; the decoded answer.
+    `settings` (what was given to all brokers), `produce TOPIC COUNT LABEL`, `read TOPIC`; the decoded answer.
     """
     command = [sys.executable, str(Path(__file__).resolve()), bootstrap, what, *map(str, arguments)]
     done = subprocess.run(command if outside else kube.inside(*command), capture_output=True, text=True, timeout=timeout, check=False)
@@ -18,7 +18,7 @@ def ask(kube, bootstrap, what, *arguments, timeout=400, outside=False):
 
 def main():
     sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "e2e"))
-    from confluent_kafka.admin import NewTopic
+    from confluent_kafka.admin import ConfigResource, ConfigSource, NewTopic
     from harness import kafka, wait
 
     bootstrap, what, *arguments = sys.argv[1:]
@@ -29,6 +29,12 @@ def main():
         client = kafka.admin(bootstrap)
         found = wait.until(lambda: client.describe_cluster(request_timeout=30).result(60).nodes, "brokers", 300)
         answer = {node.id: node.rack for node in found}
+    elif what == "settings":
+        broker = wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 300).popitem()[0]
+        resource = ConfigResource(ConfigResource.Type.BROKER, str(broker))
+        found = kafka.admin(bootstrap).describe_configs([resource], request_timeout=30)[resource].result(60)
+        given = ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG.value
+        answer = {name: entry.value for name, entry in found.items() if entry.source == given}
     elif what == "describe":
         partitions = wait.until(lambda: kafka.describe(bootstrap, arguments[0]), f"metadata of {arguments[0]}", 300)
         answer = {p.id: {"leader": p.leader, "replicas": sorted(p.replicas), "isr": sorted(p.isrs)} for p in partitions.values()}
