@@ -30,9 +30,10 @@ def main():
         found = wait.until(lambda: client.describe_cluster(request_timeout=30).result(60).nodes, "brokers", 300)
         answer = {node.id: node.rack for node in found}
     elif what == "settings":
-        broker = wait.until(lambda: kafka.admin(bootstrap).list_topics(timeout=5).brokers, "brokers", 300).popitem()[0]
+        client = kafka.admin(bootstrap)
+        broker = wait.until(lambda: client.list_topics(timeout=5).brokers, "brokers", 300).popitem()[0]
         resource = ConfigResource(ConfigResource.Type.BROKER, str(broker))
-        found = kafka.admin(bootstrap).describe_configs([resource], request_timeout=30)[resource].result(60)
+        found = wait.until(lambda: client.describe_configs([resource], request_timeout=30)[resource].result(60), "settings", 300)
         given = ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG.value
         answer = {name: entry.value for name, entry in found.items() if entry.source == given}
     elif what == "describe":

@@ -6,7 +6,7 @@ import threading
 class Killer:
     """A context manager: kills every replica's process again and again, at most `most` times, so that the rest is certain to end."""
 
-    def __init__(self, operator, chance, most=8):
+    def __init__(self, operator, chance, most=10):
         self.operator, self.chance, self.most = operator, chance, most
         self.kills, self.done = 0, threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -16,7 +16,7 @@ class Killer:
         pause = self.chance.uniform(0, 1)
         while self.kills < self.most and not self.done.wait(pause):
             self.kills += bool(self.operator.kill())
-            pause = self.chance.uniform(0.3, 4)
+            pause = self.chance.uniform(0.2, 2)
 
     def __enter__(self):
         self.thread.start()
