@@ -8,7 +8,8 @@ from test_control import Book
 def settings(broker):
     """What a Kafka client is told of this broker: the value of each setting that somebody gave to all of them."""
     resource = ConfigResource(ConfigResource.Type.BROKER, str(broker.id))
-    found = kafka.admin(broker.kafka).describe_configs([resource], request_timeout=30)[resource].result(60)
+    client = kafka.admin(broker.kafka)
+    found = client.describe_configs([resource], request_timeout=30)[resource].result(60)
     given = ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG.value
     return {name: entry.value for name, entry in found.items() if entry.source == given}
 
