@@ -99,6 +99,18 @@ def test_what_was_under_way_when_an_idempotent_producer_gave_a_record_up_may_be_
     assert Story().send("p.0", ok=False, idem=True).final("p.0", "p.0").rules() == []
 
 
+def test_what_was_under_way_when_the_library_of_an_idempotent_producer_began_a_new_epoch_may_be_there_twice():
+    story = Story()("send", by="p", topic="t", partition=0, value="p.0", acks=-1, idem=True)("bumped", by="p")
+    story("sent", value="p.0", ok=True, offset=1)
+    assert story.final("p.0", "p.0").rules() == []
+    answered = Story().send("p.0", 0, idem=True)("bumped", by="p")
+    assert answered.final("p.0", "p.0").rules() == ["duplicate", "order"]
+    later = Story()("bumped", by="p").send("p.0", None, idem=True)
+    assert later.final("p.0", "p.0").rules() == ["duplicate", "order"]
+    story = Story().send("p.0", 0, idem=True)("bumped", by="q")
+    assert story.final("p.0", "p.0").rules() == ["duplicate", "order"], "another producer's"
+
+
 def test_what_was_answered_before_an_idempotent_producer_gave_a_record_up_is_there_once_and_so_is_what_it_sent_later():
     assert Story().send("p.0", 0, idem=True).send("p.1", ok=False, idem=True).final("p.0", "p.0").rules() == ["duplicate", "order"]
     story = Story().send("p.0", ok=False, idem=True).send("p.1", 0, idem=True)

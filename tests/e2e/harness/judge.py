@@ -6,6 +6,7 @@ judged again with `python -m harness.judge FILE`.
 
 Events are dicts with a monotonic time `t` and an operation `op`:
 - `send` by topic partition value acks idem; `sent` value ok offset: a record was handed to a producer; its outcome.
+- `bumped` by: the library of an idempotent producer begins a new epoch, in which it sends what is under way again.
 - `assign` by assignment topic partition offset; `read` by assignment topic partition offset values [group]: a reader begins
   at an offset (null: wherever its group stands); it was given consecutive records.
 - `begin` group topic partition offset: a group that never committed here starts at this offset.
@@ -84,10 +85,10 @@ class Judge:
     def verdict(self):
         """All violations, each kind of evidence once.
 
-        A client library whose idempotent producer gave a record up begins a new epoch and sends what else was under way
-        again: then just that may be there twice, and the broker cannot know. What was answered before, and what the
-        producer sent later in its new epoch, is there once and in order. What the broker may not do in any case, apply one
-        sequence number twice, is seen in the files (`history.check_sequences`).
+        A client library whose idempotent producer gave a record up, or had one refused behind another that was, begins a new
+        epoch and sends what else was under way again: then just that may be there twice, and the broker cannot know. What was
+        answered before, and what the producer sent later in its new epoch, is there once and in order. What the broker may
+        not do in any case, apply one sequence number twice, is seen in the files (`history.check_sequences`).
         """
         return [v for (rule, key), v in self._found.items() if rule not in ("duplicate", "order") or key not in self.excused]
 
@@ -113,7 +114,7 @@ class Judge:
         send = self.sends[e["value"]]
         if not e["ok"]:
             self.counts["unknown"] += 1
-            self.excused |= self.under_way.pop(send.by, set())
+            self._on_bumped(send._asdict())
             return
         self.under_way[send.by].discard(e["value"])
         self.counts["acked"] += 1
@@ -127,6 +128,9 @@ class Judge:
         if before != e["value"]:
             place = f"{send.topic}-{send.partition}@{e['offset']}"
             self._violate("two acknowledged at one offset", place, f"{place}: {before} and {e['value']}")
+
+    def _on_bumped(self, e):
+        self.excused |= self.under_way.pop(e["by"], set())
 
     def _see(self, topic, partition, offset, value, by, t):
         """Some reader was given `value` at this place."""

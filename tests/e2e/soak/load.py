@@ -81,7 +81,8 @@ class Loader(Client):
 
     def _live(self, life, rng):
         """One producer, until told to stop or until it cannot go on."""
-        client = Producer(self.config(**self.settings))
+        told = {"debug": "eos", "log_level": 7, "logger": bumps(self.record, life)} if self.idempotent else {}
+        client = Producer(self.config(**self.settings, **told))
         number, fatal = 0, None
         while not self.stopping.is_set() and fatal is None:
             topic, partition = rng.choice(self.topics)
@@ -108,6 +109,21 @@ class Loader(Client):
             left = 0 if own else left
         if left:
             raise AssertionError(f"{left} records neither acknowledged nor failed")
+
+
+def bumps(record, life):
+    """A log of librdkafka that tells the history when the producer begins a new epoch. It does so with no record given up,
+    too: when a batch is refused, those of the partition that were sent behind it are out of order. What was under way in
+    other partitions is sent again as well, and of what was there already nobody can know in the new epoch."""
+    class Bumps(logging.Handler):
+        def emit(self, line):
+            text = line.getMessage()
+            if "epoch bump" in text:
+                record("bumped", by=life, why=text[:200])
+
+    log = logging.Logger(life, logging.DEBUG)
+    log.addHandler(Bumps())
+    return log
 
 
 class Reader(Client):
