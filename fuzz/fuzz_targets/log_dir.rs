@@ -1,5 +1,5 @@
-//! The small files of a log directory with any content: identity, clean-shutdown marker, checkpoints. Each is read
-//! whole or refused; what was written is read back.
+//! The small files of a log directory with any content: identity, founders, clean-shutdown marker, checkpoints. Each is
+//! read whole or refused; what was written is read back.
 
 #![no_main]
 
@@ -25,6 +25,9 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let open = || LogDir::new(Arc::new(disk.clone()));
     let cluster = ClusterId::from("cluster");
     let claimed = open().claim(&cluster, NodeId(3), Uuid::from_u128(u.arbitrary()?)).expect("an empty disk is claimed");
+    let founders: Vec<NodeId> = (0..u.int_in_range(1..=5)?).map(|number| NodeId(number * number * 7 + 1)).collect();
+    open().write_founders(&founders).expect("founders are written");
+    assert_eq!(open().founders().ok().as_ref(), Some(&founders));
     let mut offsets = BTreeMap::new();
     for partition in 0..u.int_in_range(0..=5)? {
         let offset = Offset(u.int_in_range(0..=i64::MAX)?);
@@ -55,6 +58,15 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         Ok(Some(found)) => assert!(forged || found == claimed, "an identity was invented: {wounds:?}"),
         Ok(None) | Err(LogError::Corrupt { .. }) => {}
         Err(error) => panic!("a damaged identity gives {error}"),
+    }
+    match open().founders() {
+        // A missing file is that of a joiner.
+        Ok(found) => {
+            assert!(forged || found == founders || found.is_empty(), "founders {found:?} were invented: {wounds:?}");
+            assert!(found.windows(2).all(|pair| pair[0] < pair[1]) && found.iter().all(|id| id.0 > 0));
+        }
+        Err(LogError::Corrupt { .. }) => {}
+        Err(error) => panic!("damaged founders give {error}"),
     }
     for kind in KINDS {
         match read_checkpoint(&open(), kind) {

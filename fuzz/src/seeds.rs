@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use chronik_core::controller::{
-    AllocateProducerIds, Command, CreateTopic, Endpoint, Endpoints, Envelope, MetadataState, ProposalId,
-    METADATA_VERSION, RegisterBroker, UnfenceBroker,
+    AllocateProducerIds, Command, CreateTopic, Endpoint, Endpoints, Envelope, METADATA_VERSION, MetadataState,
+    ProposalId, RegisterBroker, UnfenceBroker,
 };
 use chronik_log::disk::SplitMix64;
 use chronik_model::batch::{BatchBuilder, Compression, HEADER_BYTES};
@@ -29,6 +29,19 @@ pub fn write(seeds: fn() -> Vec<Vec<u8>>) {
 pub fn random() -> Vec<Vec<u8>> {
     let mut rng = SplitMix64::new(7);
     (0..24).map(|number| (0..150 * (number + 1)).map(|_| rng.next_u64() as u8).collect()).collect()
+}
+
+/// What operators mount and brokers remember, for the target `small_files`, which takes the last byte for its choice, and
+/// stories without meaning.
+#[must_use]
+pub fn small_files() -> Vec<Vec<u8>> {
+    let yaml = "clusterId: abc\nbootstrapVoters: [1, 2]\njoin: false\nretired: [AAAAAAAAAAAAAAAAAAAABw]\npeers:\n- {id: 1, host: a.b, \
+                ports: {kafka: 9092, raft: 7}}\n- {id: 2, host: c, raftPort: 8, listeners: [{name: x, port: 9094, \
+                advertisedHost: n, advertisedPort: 30094}]}\n- &three {id: 3, host: d}\n";
+    let book = r#"[{"id":1,"address":"a:9192","ip":"10.0.0.1"},{"id":2,"address":"[fe80::1]:7","ip":null}]"#;
+    let mut out = random();
+    out.extend([[yaml.as_bytes(), &[3]].concat(), [book.as_bytes(), &[4]].concat()]);
+    out
 }
 
 fn unhex(digits: &str) -> Vec<u8> {
@@ -107,7 +120,13 @@ fn cluster() -> Vec<Command> {
         incarnation: Uuid::from_u128(1),
         directories: vec![Uuid::from_u128(2)],
         cluster_id: ClusterId::from("cluster"),
-        endpoints: Endpoints { kafka: endpoint(), replication: endpoint(), control: endpoint(), admin: endpoint(), listeners: Vec::new() },
+        endpoints: Endpoints {
+            kafka: endpoint(),
+            replication: endpoint(),
+            control: endpoint(),
+            admin: endpoint(),
+            listeners: Vec::new(),
+        },
         rack: None,
         previous_broker_epoch: BrokerEpoch::NONE,
         software_version: String::new(),

@@ -21,6 +21,50 @@ use crate::peer::proto::{
     ProposeRequest, StatusReply, heartbeat_reply, membership_reply, membership_request::Kind, propose_reply,
 };
 
+/// A heartbeat as the controller understands it. A directory id of another length is none of ours.
+#[must_use]
+pub fn heartbeat_of(request: &HeartbeatRequest) -> Heartbeat {
+    let directories = request.offline_directories.iter();
+    Heartbeat {
+        node: NodeId(request.node),
+        broker_epoch: BrokerEpoch(request.broker_epoch),
+        applied: RaftIndex(request.applied),
+        wants_shutdown: request.wants_shutdown,
+        offline_dirs: directories.filter_map(|id| <[u8; 16]>::try_from(&id[..]).ok().map(Uuid)).collect(),
+    }
+}
+
+/// What a peer asks of the quorum.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// A new learner, and where it is.
+    Learner(NodeId, PeerAddress),
+    /// Another change of the members.
+    Change(MembershipChange),
+    /// Another leader; `None` = whoever is fit.
+    Transfer(Option<NodeId>),
+}
+
+/// Understands a membership question.
+///
+/// # Errors
+/// Why it is refused, for people.
+pub fn asked_of(request: &MembershipRequest) -> Result<Asked, String> {
+    let node = NodeId(request.node);
+    match request.kind() {
+        Kind::AddLearner if node.0 <= 0 => Err(format!("{node} is not a node id")),
+        Kind::AddLearner => {
+            let address = PeerAddress::parse(&request.address, 9192).map_err(|error| error.to_string())?;
+            Ok(Asked::Learner(node, address))
+        }
+        Kind::Promote => Ok(Asked::Change(MembershipChange::Promote(node))),
+        Kind::Demote => Ok(Asked::Change(MembershipChange::Demote(node))),
+        Kind::Remove => Ok(Asked::Change(MembershipChange::RemoveNode(node))),
+        Kind::TransferLeader => Ok(Asked::Transfer(Some(node).filter(|id| id.0 > 0))),
+        Kind::Unspecified => Err("this kind of change is unknown to this broker".into()),
+    }
+}
+
 /// Makes the JSON of the status page.
 pub type StatusPage = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -77,14 +121,7 @@ impl Control {
 
     async fn answer_heartbeat(&self, request: HeartbeatRequest) -> heartbeat_reply::Outcome {
         use heartbeat_reply::Outcome;
-        let directories = request.offline_directories.iter();
-        let heartbeat = Heartbeat {
-            node: NodeId(request.node),
-            broker_epoch: BrokerEpoch(request.broker_epoch),
-            applied: RaftIndex(request.applied),
-            wants_shutdown: request.wants_shutdown,
-            offline_dirs: directories.filter_map(|id| <[u8; 16]>::try_from(&id[..]).ok().map(Uuid)).collect(),
-        };
+        let heartbeat = heartbeat_of(&request);
         let Ok(answer) = self.inbox.ask(|reply| Input::Heartbeat(heartbeat, reply)) else {
             return Outcome::NotLeader(self.leader());
         };
@@ -112,23 +149,14 @@ impl Control {
 
     async fn answer_membership(&self, request: MembershipRequest) -> membership_reply::Outcome {
         use membership_reply::Outcome;
-        let node = NodeId(request.node);
-        let change = match request.kind() {
-            Kind::AddLearner => {
-                if node.0 <= 0 {
-                    return Outcome::Refused(format!("{node} is not a node id"));
-                }
-                match PeerAddress::parse(&request.address, 9192) {
-                    Ok(address) => drop(self.directory.register(node, &address, Origin::Learned)),
-                    Err(error) => return Outcome::Refused(error.to_string()),
-                }
+        let change = match asked_of(&request) {
+            Ok(Asked::Learner(node, address)) => {
+                self.directory.register(node, &address, Origin::Learned);
                 MembershipChange::AddLearner(node)
             }
-            Kind::Promote => MembershipChange::Promote(node),
-            Kind::Demote => MembershipChange::Demote(node),
-            Kind::Remove => MembershipChange::RemoveNode(node),
-            Kind::TransferLeader => return self.transfer(Some(node).filter(|id| id.0 > 0)).await,
-            Kind::Unspecified => return Outcome::Refused("this kind of change is unknown to this broker".into()),
+            Ok(Asked::Change(change)) => change,
+            Ok(Asked::Transfer(to)) => return self.transfer(to).await,
+            Err(problem) => return Outcome::Refused(problem),
         };
         let timeout = Duration::from_millis(request.timeout_ms.min(600_000));
         let Ok(answer) = self.inbox.ask(|reply| Input::Membership(change, reply)) else {

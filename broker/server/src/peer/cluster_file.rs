@@ -104,7 +104,11 @@ impl ClusterFile {
         retired(&list.retired).map_err(failed)
     }
 
-    fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+    /// Understands the file's text.
+    ///
+    /// # Errors
+    /// What is not understood or impossible; names the field.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let document: Document = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let id = |id: i32, field: &str| {
             if id > 0 { Ok(NodeId(id)) } else { Err(format!("{field}: {id} is not a node id; accepted: 1 and up")) }

@@ -152,6 +152,14 @@ struct BookLine {
     ip: Option<IpAddr>,
 }
 
+/// The peers in the bytes of an address book. Nothing of a book that is not whole, and no line without an id or an address.
+#[must_use]
+pub fn read_book(bytes: &[u8]) -> Vec<(NodeId, PeerAddress, Option<IpAddr>)> {
+    let lines = serde_json::from_slice::<Vec<BookLine>>(bytes).unwrap_or_default().into_iter();
+    let lines = lines.filter(|line| line.id > 0);
+    lines.filter_map(|line| Some((NodeId(line.id), PeerAddress::parse(&line.address, 9192).ok()?, line.ip))).collect()
+}
+
 /// All known peers.
 ///
 /// Peers that were reached once are kept in a small file, so that a restart finds them even when DNS is down. The file
@@ -175,13 +183,10 @@ impl PeerDirectory {
     #[must_use]
     pub fn with_book(book: &Path) -> Self {
         let directory = Self { book: Some(book.to_owned()), ..Self::default() };
-        let lines = std::fs::read(book).ok().and_then(|bytes| serde_json::from_slice::<Vec<BookLine>>(&bytes).ok());
-        for line in lines.unwrap_or_default() {
-            if let (Ok(address), 1..) = (PeerAddress::parse(&line.address, 9192), line.id) {
-                directory.register(NodeId(line.id), &address, Origin::Learned);
-                if let Some(entry) = directory.entries.write().get_mut(&NodeId(line.id)) {
-                    entry.last_ip = line.ip;
-                }
+        for (id, address, ip) in read_book(&std::fs::read(book).unwrap_or_default()) {
+            directory.register(id, &address, Origin::Learned);
+            if let Some(entry) = directory.entries.write().get_mut(&id) {
+                entry.last_ip = ip;
             }
         }
         directory

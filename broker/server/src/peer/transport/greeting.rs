@@ -9,7 +9,7 @@ use super::{Identity, Position};
 use crate::peer::proto;
 
 /// Version of the peer protocol.
-pub(super) const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 1;
 
 /// What a peer says about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,7 +44,9 @@ impl RefusedGreeting {
     }
 }
 
-pub(super) fn ours(
+/// What we say about ourselves, to `expected` if it is known whom we talk to.
+#[must_use]
+pub fn ours(
     identity: &Identity,
     cluster_id: Option<&ClusterId>,
     position: &Position,
@@ -66,7 +68,10 @@ pub(super) fn ours(
 }
 
 /// Judges `hello` of a peer. `meant` is whom we connected to, when we did.
-pub(super) fn check(
+///
+/// # Errors
+/// Why it is not let in.
+pub fn check(
     identity: &Identity,
     cluster_id: Option<&ClusterId>,
     position: &Position,

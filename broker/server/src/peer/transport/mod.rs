@@ -9,7 +9,7 @@
 //! nothing queued for an earlier connection is delivered on a later one.
 
 mod connect;
-mod greeting;
+pub mod greeting;
 mod inbound;
 mod link;
 mod status;
