@@ -203,15 +203,15 @@ class Nemesis:
 
     def _end_clock(self, nodes, args):
         """Its wall clock differs by this from now on; a process does not see it jump, the others and its files do."""
+        # Somebody may have started it meanwhile.
+        self.kill(nodes[0])
         self.cluster[nodes[0]].environment["CHRONIK_TEST_CLOCK_OFFSET_MS"] = str(args["offset_ms"])
         return self.start(nodes[0])
 
     def _end_move(self, nodes, _):
-        moved = not self.cluster[nodes[0]].running
-        if moved:
-            self.world.move(nodes[0])
-        self.start(nodes[0])
-        return moved
+        self.kill(nodes[0])
+        self.world.move(nodes[0])
+        return self.start(nodes[0])
 
     # -- disks
 
