@@ -101,7 +101,7 @@ mutants! {
     /// A cancelled reassignment takes all earlier replicas for in sync.
     CancelTrustsAll "cancel-trusts-all" caught by [8, 1];
     /// Who leaves the in-sync set below its minimum does not stay eligible, as before KIP-966.
-    ForgetEligible "forget-eligible" caught by [];
+    ForgetEligible "forget-eligible" caught by [8, 13];
     /// A broker that restarted uncleanly leaves the in-sync sets and stays among the eligible replicas.
     UncleanStaysEligible "unclean-stays-eligible" caught by [];
     /// The controller lets a fenced broker into an in-sync set.
