@@ -36,8 +36,8 @@ macro_rules! mutants {
                 match self { $(Self::$name => $defect.trim_ascii()),+ }
             }
 
-            /// The invariants of the reliability document that it breaks, the likeliest first; none where only a
-            /// scenario script sees a difference, because something else keeps the harm away.
+            /// The invariants of the reliability document that it breaks, the likeliest first; none where it is
+            /// for a scenario script to notice, and seeds are not asked.
             #[must_use]
             pub const fn invariants(self) -> &'static [u8] {
                 match self { $(Self::$name => &[$($invariant),*]),+ }
