@@ -23,8 +23,17 @@ fn ms(at: Micros) -> u64 {
     at / 1_000
 }
 
+/// When an acknowledgement is judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum When {
+    /// As it arrives.
+    Now,
+    /// When everything that was under way has come to its end.
+    AtEnd,
+}
+
 /// A write that was acknowledged must be committed where it was said to be.
-pub(super) fn acked(logs: &Logs, sent: &Sent, base: Offset) -> Result<(), Violation> {
+pub(super) fn acked(logs: &Logs, sent: &Sent, base: Offset, when: When) -> Result<(), Violation> {
     if sent.acks != -1 || logs.lives(&sent.tp).any(|(_, ledger)| ledger.ever(base.0, sent.print)) {
         return Ok(());
     }
@@ -33,7 +42,8 @@ pub(super) fn acked(logs: &Logs, sent: &Sent, base: Offset) -> Result<(), Violat
         return Ok(());
     }
     // Or take the replica away, when the others had it already: then the next leader commits it, and the end of the run asks.
-    if logs.lives(&sent.tp).any(|(_, ledger)| ledger.left.is_some_and(|at| at >= sent.invoked)) {
+    let left = |ledger: &Ledger| ledger.left.is_some_and(|at| at >= sent.invoked);
+    if when == When::Now && logs.lives(&sent.tp).any(|(_, ledger)| left(ledger)) {
         return Ok(());
     }
     let found: Vec<String> = logs
@@ -183,7 +193,7 @@ impl Oracle {
                 News::Acked(number) => {
                     let Some(sent) = self.history.sent.get(number) else { continue };
                     if let Outcome::Acked(base) = sent.outcome {
-                        acked(&self.logs, sent, base)?;
+                        acked(&self.logs, sent, base, When::Now)?;
                     }
                 }
                 News::Read { client, tp, batches, .. } => {
@@ -268,7 +278,7 @@ impl Oracle {
         for sent in &self.history.sent {
             let Outcome::Acked(base) = sent.outcome else { continue };
             if sent.acks == -1 {
-                acked(&self.logs, sent, base)?;
+                acked(&self.logs, sent, base, When::AtEnd)?;
             }
         }
         Ok(())

@@ -282,7 +282,17 @@ impl Logs {
         let tp = TopicPartition { topic: topic.clone(), partition: key.1 };
         self.assigned(&tp, key, state)?;
         let before = self.known.insert(key, Known { state: state.clone() });
+        // Whoever is dismissed by this change is still asked for what it holds: a change must not make its own excuse.
+        let struck = self.ledgers.get(&key).and_then(|ledger| ledger.struck);
+        let cut = struck.is_some() && self.excuse(&key, now);
         self.dismiss(&key, before.as_ref().map(|known| &known.state), state);
+        // What the strike took is known once the log was seen again; what is missing later was taken by something else.
+        let seen = |node: NodeId| self.replicas.get(&key).and_then(|all| all.get(&node)).is_none_or(|r| !r.struck);
+        if struck.is_some_and(seen)
+            && let Some(ledger) = self.ledgers.get_mut(&key)
+        {
+            ledger.struck = None;
+        }
         if let Some(before) = before.as_ref().map(|known| &known.state) {
             let back = state.leader_epoch < before.leader_epoch || state.partition_epoch < before.partition_epoch;
             if back {
@@ -294,8 +304,6 @@ impl Logs {
                 return Err(Violation { invariant: 2, text });
             }
         }
-        let struck = self.ledgers.get(&key).is_some_and(|ledger| ledger.struck.is_some());
-        let cut = struck && self.excuse(&key, now);
         let Some(ledger) = self.ledgers.get(&key) else { return Ok(cut) };
         let wanted = ledger.strict_end();
         let none = BTreeMap::new();
@@ -432,6 +440,24 @@ mod tests {
             assert!(logs.strike(A, strike, 1).is_empty(), "{strike:?}");
             assert_eq!(logs.ledger(&key()).unwrap().end(), 2);
         }
+    }
+
+    #[test]
+    fn a_disk_that_was_struck_once_and_seen_since_excuses_no_later_change() {
+        let mut logs = logs(2);
+        logs.strike(C, power(), 1);
+        let nothing = |_, _| Vec::new();
+        let (ledger, replica) = logs.both(key(), &tp(), C);
+        replica.booted(C, 2, &Marks::default(), &nothing, ledger).unwrap();
+        logs.partition_changed(&tp().topic, key(), &state(2, Some(A), &[A, B], &[]), 2).unwrap();
+        assert_eq!(logs.ledger(&key()).unwrap().struck, None);
+
+        // The strike itself excuses no change that gives up everybody who holds what was committed.
+        logs.strike(C, power(), 3);
+        logs.assignment_wanted(key(), &[C]);
+        let only = PartitionState { replicas: vec![C], ..state(3, Some(C), &[C], &[]) };
+        let violation = logs.partition_changed(&tp().topic, key(), &only, 3);
+        assert_eq!(logs.ledger(&key()).unwrap().end(), 2, "{violation:?}");
     }
 
     #[test]

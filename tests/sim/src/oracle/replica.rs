@@ -269,6 +269,12 @@ impl Replica {
             );
             return Err(Violation { invariant: 4, text });
         }
+        // Nothing deletes records here, and no retention is short enough. Only on a damaged disk the beginning may be missing.
+        if start > 0 && !(self.damaged && marks.leads.is_none()) {
+            let text =
+                format!("{}: the log of b{node} begins at {start}, and nobody deleted what was before", ledger.tp);
+            return Err(Violation { invariant: 5, text });
+        }
         if start < before.start {
             let text = format!("{}: the log start of b{node} goes back from {} to {start}", ledger.tp, before.start);
             return Err(Violation { invariant: 5, text });

@@ -8,6 +8,7 @@ use chronik_core::{LeaderRecovery, PartitionState};
 use chronik_model::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex, TopicId, TopicPartition};
 
 use super::history::{Audit, History, Outcome, Sent, print_of};
+use super::judge::When::{AtEnd, Now};
 use super::ledger::tests::batch;
 use super::ledger::{Key, Ledger};
 use super::logs::Logs;
@@ -166,8 +167,8 @@ fn commits(generation: i32, asked: i64) -> Result<(), Violation> {
     })
 }
 
-/// A replica with both records, led by it in epoch 1, says this next.
-fn says(next: &Marks) -> Result<(), Violation> {
+/// A replica with the last of two records, on a disk that may have been damaged, says this next.
+fn says(damaged: bool, next: &Marks) -> Result<(), Violation> {
     let mut logs = logs();
     let (ledger, replica) = logs.both(key(), &tp(), A);
     let all = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
@@ -177,6 +178,7 @@ fn says(next: &Marks) -> Result<(), Violation> {
     let none = InSync { told: Vec::new(), size: 0, min: 0, changed: true };
     let marks = Marks { start: 1, end: 2, high_watermark: 2, visible: 2, ..Marks::default() };
     replica.booted(A, 1, &marks, &read, ledger)?;
+    replica.damaged = damaged;
     replica.changed(A, next, &read, ledger, &none, 0)
 }
 
@@ -256,7 +258,7 @@ const CASES: &[Case] = &[
             history.send(sent(if flaw { "x" } else { "y" }));
         })
     }),
-    (1, "lost write", |flaw| judge::acked(&logs(), &sent("x"), Offset(i64::from(flaw) * 2))),
+    (1, "lost write", |flaw| judge::acked(&logs(), &sent("x"), Offset(i64::from(flaw) * 2), Now)),
     (1, "lost write", |flaw| {
         let mut oracle = oracle();
         oracle.history.send(sent(if flaw { "never committed" } else { "x" }));
@@ -269,7 +271,9 @@ const CASES: &[Case] = &[
         }
         judge::lost(&logs, false, 1, &tp(), Offset(2), None, 0)
     }),
-    (1, "and is not committed", |flaw| judge::acked(&logs(), &sent(if flaw { "other" } else { "x" }), Offset(0))),
+    (1, "and is not committed", |flaw| {
+        judge::acked(&logs(), &sent(if flaw { "other" } else { "x" }), Offset(0), AtEnd)
+    }),
     (1, "has nothing at 1", |flaw| {
         let held = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
         let logs = logs();
@@ -394,13 +398,16 @@ const CASES: &[Case] = &[
     (1, "leads epoch 2 and holds only 1 of 2", |flaw| takes_over(2 - i64::from(flaw))),
     (4, "the high watermark of b1 goes back", |flaw| {
         let high_watermark = 2 - i64::from(flaw);
-        says(&Marks { start: 1, end: 2, high_watermark, visible: high_watermark, ..Marks::default() })
+        says(true, &Marks { start: 1, end: 2, high_watermark, visible: high_watermark, ..Marks::default() })
     }),
     (5, "has log start 1, high watermark 3, log end 2", |flaw| {
-        says(&Marks { start: 1, end: 2, high_watermark: 2 + i64::from(flaw), visible: 2, ..Marks::default() })
+        says(true, &Marks { start: 1, end: 2, high_watermark: 2 + i64::from(flaw), visible: 2, ..Marks::default() })
     }),
     (5, "the log start of b1 goes back", |flaw| {
-        says(&Marks { start: 1 - i64::from(flaw), end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
+        says(true, &Marks { start: 1 - i64::from(flaw), end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
+    }),
+    (5, "the log of b1 begins at 1, and nobody deleted", |flaw| {
+        says(!flaw, &Marks { start: 1, end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
     }),
     (5, "goes on with 2 after 1", |flaw| {
         found(&[batch(0, 1, "x", Some((7, 0))), batch(1 + i64::from(flaw), 1, "y", Some((7, 1)))], 2)
