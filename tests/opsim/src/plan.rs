@@ -163,7 +163,8 @@ impl Plan {
             pace: Pace {
                 boot_ms: (500, rng.between(1_000, 8_000)),
                 stop_ms: (200, rng.between(500, 5_000)),
-                copy_per_s: rng.between(20, 800),
+                // Every removal copies what was produced since: copying must be well ahead of ten records per second to come to an end.
+                copy_per_s: rng.between(20, 800).max(60),
                 view_lag_ms: *rng.pick(&[0, 500, 3_000]).unwrap_or(&0),
             },
             expandable: rng.chance(800),
