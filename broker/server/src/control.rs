@@ -17,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chronik_core::controller::{
-    AlterConfigs, Command, CommandError, CommandResult, ConfigChange, ConfigOp, ConfigResource, MoveLeaders, SetBrokerRack,
-    SetCordon, UnregisterBroker,
+    AlterConfigs, Command, CommandError, CommandResult, ConfigChange, ConfigOp, ConfigResource, MoveLeaders,
+    SetBrokerRack, SetCordon, UnregisterBroker,
 };
 use chronik_model::{DirectoryId, ErrorCode, NodeId};
 use tonic::{Request, Response, Status};

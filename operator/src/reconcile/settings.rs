@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Error, Pass};
+use super::{Error, Pass, doing};
 use crate::api::{ChronikClusterStatus, Gate};
 use crate::build::config::cluster_settings;
 use crate::observed::{ClusterFacts, Told};
@@ -55,7 +55,13 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         self.remember_settings(&wanted).await?;
         let Some(cluster) = leader else { return Ok(()) };
         let mut problem = None;
-        for (name, value) in differences(&wanted, &self.status.settings, &cluster.defaults) {
+        let differ = differences(&wanted, &self.status.settings, &cluster.defaults);
+        if !differ.is_empty() {
+            // Whoever was shown an old object must not bring back what was taken back since.
+            let version = self.kube.apply_status(self.key, &self.uid, &self.resource_version, &self.written).await;
+            self.resource_version = version.map_err(doing("writing the status"))?;
+        }
+        for (name, value) in differ {
             let Some(at) = self.leader_address(view) else { break };
             self.broker_calls += 1;
             match self.brokers.set_default(&at, &name, value.as_deref()).await {

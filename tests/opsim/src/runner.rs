@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use chronik_operator::ports::{Key};
+use chronik_operator::ports::Key;
 use chronik_operator::reconcile::{Error, Fresh, Outcome, Settings, reconcile};
 
 use crate::client::{Client, Shared, lock};

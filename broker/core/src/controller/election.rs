@@ -249,15 +249,18 @@ impl Transition<'_> {
 }
 
 /// Whether the reassignment under way has reached its goal: every replica that is being added is in sync (KIP-455), and
-/// enough of those who stay are, by min.insync.replicas of the new assignment. Kafka is content with one of them; but
-/// the moment that it ends would close the partition to writers, and leave acknowledged records on too few disks.
+/// enough of those who stay are, by min.insync.replicas of the new assignment and of the one before. Kafka is content with
+/// one of them; but the moment that it ends would close the partition to writers, or, where fewer replicas mean that
+/// fewer have to be in sync, give up the eligible replicas with what more were asked for: acknowledged records would be
+/// left on too few disks.
 pub(super) fn is_complete(state: &PartitionState, min_isr: Option<usize>, active: impl Fn(NodeId) -> bool) -> bool {
     let stays = |node: &&NodeId| !state.removing.contains(node);
     let factor = state.replicas.iter().filter(stays).count();
+    let before = effective_min_isr(min_isr, state.original_replicas().len()).min(factor);
     let in_sync = state.isr.iter().filter(stays).count();
     let added = state.adding.iter().all(|node| state.isr.contains(node));
     state.is_reassigning()
         && added
-        && in_sync >= effective_min_isr(min_isr, factor)
+        && in_sync >= effective_min_isr(min_isr, factor).max(before)
         && state.isr.iter().filter(stays).any(|node| active(*node))
 }

@@ -121,6 +121,24 @@ fn a_reassignment_waits_until_enough_of_those_who_stay_are_in_sync() {
     assert_eq!(cluster.assignment(), (vec![1, 2], vec![], vec![]));
 }
 
+/// Of three replicas two have to be in sync, of two only one: broker 3 is eligible until another has what it has.
+#[test]
+fn fewer_replicas_do_not_give_up_whoever_holds_what_more_were_asked_for() {
+    let mut cluster = Cluster::of(3);
+    cluster.topic(&[&[1, 2, 3]]);
+    cluster.kill(2);
+    cluster.kill(3);
+    assert_eq!(cluster.view(), (Some(1), vec![1], vec![3]));
+    cluster.reassign(&[1, 2]);
+    assert_eq!(cluster.assignment(), (vec![1, 2, 3], vec![], vec![3]));
+    assert_eq!(cluster.view(), (Some(1), vec![1], vec![3]));
+    cluster.restart(2);
+    cluster.set_isr(&[1, 2]);
+    assert_eq!(cluster.assignment(), (vec![1, 2], vec![], vec![]));
+    cluster.reassign(&[1]);
+    assert_eq!(cluster.view(), (Some(1), vec![1], vec![]), "one replica is what was asked for");
+}
+
 #[test]
 fn a_lower_min_insync_replicas_may_be_all_that_a_reassignment_waits_for() {
     let mut cluster = Cluster::of(3);
