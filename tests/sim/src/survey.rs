@@ -181,14 +181,15 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
     }
 }
 
-/// Whether anybody may ever lead it: the last in sync or eligible, as long as they were not removed; or the one of the last known that
-/// has most, once all of them have told how much.
+/// Whether anybody may ever lead it: the last in sync or eligible, as long as they were not removed; where there is none, the one of the
+/// last known that has most, once all of them have told how much.
 #[must_use]
 pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
     let last = &state.last_known_elr;
+    let none = state.isr.is_empty() && state.elr.is_empty();
     state.leader.is_some()
         || state.isr.iter().chain(&state.elr).any(|node| !gone.contains(node))
-        || !last.is_empty() && last.iter().all(|node| !gone.contains(node))
+        || none && !last.is_empty() && last.iter().all(|node| !gone.contains(node))
 }
 
 /// Whether the disk of a broker failed it, so that its log directory or its metadata waits for the next start.

@@ -53,16 +53,17 @@ impl MetadataState {
             let message = format!("the partition epoch is {}, not {expected}", state.partition_epoch);
             return refuse(ErrorCode::InvalidUpdateVersion, message);
         }
+        let least = state.min_isr(self.partition_rules().min_isr(topic));
         let assigned = match &wanted.target {
             Some(target) => {
                 self.check_target(state, &target.replicas, keep_factor)?;
-                Assigned::towards(state, &target.replicas)
+                Assigned::towards(state, &target.replicas, least)
             }
             None if !state.is_reassigning() => {
                 let message = format!("no reassignment of {name}-{} is under way", wanted.partition);
                 return refuse(ErrorCode::NoReassignmentInProgress, message);
             }
-            None => Assigned::towards(state, &state.original_replicas()),
+            None => Assigned::towards(state, &state.original_replicas(), least),
         };
         let mut isr: Vec<NodeId> = state.isr.iter().copied().filter(|node| assigned.replicas.contains(node)).collect();
         let holds =
