@@ -28,17 +28,9 @@ pub(super) struct Assigned {
 
 impl Assigned {
     /// The way to `target` (KIP-455): those that are there already stay until the others are in sync. What an earlier
-    /// reassignment was adding, and this one does not want, goes at once; unless it is in sync and fewer than `least`
-    /// would be without it: what was acknowledged since may be on no other disk.
-    pub(super) fn towards(state: &PartitionState, target: &[NodeId], least: usize) -> Self {
-        let mut original = state.original_replicas();
-        let stays = |node: &&NodeId| original.contains(node) || target.contains(node);
-        let in_sync = state.isr.iter().filter(stays).count();
-        if (1..least).contains(&in_sync) {
-            let needed = state.adding.iter().filter(|node| state.isr.contains(node) && !target.contains(node));
-            let needed: Vec<NodeId> = needed.copied().collect();
-            original.extend(needed);
-        }
+    /// reassignment was adding, and this one does not want, goes at once.
+    pub(super) fn towards(state: &PartitionState, target: &[NodeId]) -> Self {
+        let original = state.original_replicas();
         let removing: Vec<NodeId> = original.iter().copied().filter(|node| !target.contains(node)).collect();
         let adding = target.iter().copied().filter(|node| !original.contains(node)).collect();
         Self { replicas: target.iter().chain(&removing).copied().collect(), adding, removing }

@@ -4,8 +4,8 @@
 //! the in-sync set be large enough: mostly an AlterPartition by which the last added replica joins.
 //!
 //! What never happens: a broker that is registered nowhere, or that is cordoned and does not hold the partition yet,
-//! becomes a replica; a replica that is known to hold every acknowledged record is dropped when no other in-sync one
-//! is left.
+//! becomes a replica; a replica that is known to hold every acknowledged record is dropped while fewer in-sync ones than
+//! have to be are left.
 
 use std::collections::BTreeSet;
 
@@ -53,17 +53,16 @@ impl MetadataState {
             let message = format!("the partition epoch is {}, not {expected}", state.partition_epoch);
             return refuse(ErrorCode::InvalidUpdateVersion, message);
         }
-        let least = state.min_isr(self.partition_rules().min_isr(topic));
         let assigned = match &wanted.target {
             Some(target) => {
                 self.check_target(state, &target.replicas, keep_factor)?;
-                Assigned::towards(state, &target.replicas, least)
+                Assigned::towards(state, &target.replicas)
             }
             None if !state.is_reassigning() => {
                 let message = format!("no reassignment of {name}-{} is under way", wanted.partition);
                 return refuse(ErrorCode::NoReassignmentInProgress, message);
             }
-            None => Assigned::towards(state, &state.original_replicas(), least),
+            None => Assigned::towards(state, &state.original_replicas()),
         };
         let mut isr: Vec<NodeId> = state.isr.iter().copied().filter(|node| assigned.replicas.contains(node)).collect();
         let holds =
@@ -73,6 +72,17 @@ impl MetadataState {
             let message = format!(
                 "broker {dropped} cannot be dropped from {name}-{}: no other replica is in sync",
                 wanted.partition
+            );
+            return refuse(ErrorCode::InvalidReplicaAssignment, message);
+        }
+        // What was acknowledged since an added replica joined may be on no other disk than on those in sync.
+        let least = state.min_isr(self.partition_rules().min_isr(topic));
+        let lost = state.isr.iter().find(|node| !assigned.replicas.contains(node));
+        if let Some(dropped) = lost.filter(|_| isr.len() < least) {
+            let message = format!(
+                "broker {dropped} is in sync and cannot be dropped from {name}-{} yet: without it {} would be, and {least} have to",
+                wanted.partition,
+                isr.len()
             );
             return refuse(ErrorCode::InvalidReplicaAssignment, message);
         }

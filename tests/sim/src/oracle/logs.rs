@@ -236,13 +236,8 @@ impl Logs {
         if !self.known.contains_key(&key) {
             self.wanted.entry(key).or_default().insert(set(&from));
         }
-        let wanted = self.wanted.get(&key);
-        let asked = |nodes: &[NodeId]| wanted.is_some_and(|all| all.contains(&set(nodes)));
-        // Whoever was added by a reassignment that was taken back, and is needed still, counts as there from before.
-        let from = set(&from);
-        let parts = wanted.into_iter().flatten().filter(|asked| asked.is_subset(&from));
-        let sum: BTreeSet<NodeId> = parts.flatten().copied().collect();
-        if sum == from && asked(&to) {
+        let asked = |nodes: &[NodeId]| self.wanted.get(&key).is_some_and(|all| all.contains(&set(nodes)));
+        if asked(&from) && asked(&to) {
             return Ok(());
         }
         let text = format!("{tp}: nobody asked for these replicas: {state:?}");
