@@ -25,23 +25,27 @@ joined() {
 
 # One after the other, as both install Debian packages: clients and tools, then the programs of Kubernetes.
 downloads() {
-    tests/tools/setup-e2e.sh
-    nice -n 10 tests/tools/kube-build.sh
+    tests/tools/setup-e2e.sh && nice -n 10 tests/tools/kube-build.sh
 }
 beside "clients, tools and Kubernetes" downloads
 stage "style" cargo fmt --all --check
 stage "house rules" tests/tools/tidy.sh
 stage "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 stage "unit and story tests" cargo test --workspace --locked --quiet
-stage "simulator build" cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
-stage "fuzz build" tests/tools/fuzz.sh --build
 joined "clients, tools and Kubernetes"
 # What is tested is what is shipped: the static programs of the images.
 stage "images" tests/tools/images.sh
 CHRONIK_BROKER=$(dirname "$(tests/tools/images.sh broker 2>/dev/null)")/chronik-broker
 export CHRONIK_BROKER
 stage "chart" tests/tools/chart.sh
+# Brokers under test go first: what is compiled meanwhile gets what they leave.
+builds() {
+    nice -n 15 cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim &&
+        nice -n 15 tests/tools/fuzz.sh --build
+}
+beside "builds of the simulators and of fuzzing" builds
 stage "end-to-end tests" tests/tools/e2e.sh
+joined "builds of the simulators and of fuzzing"
 # Not beside the soak: both need the machine to themselves.
 failed=0
 stage "operator on Kubernetes" tests/tools/kube.sh test
