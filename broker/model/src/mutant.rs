@@ -204,6 +204,8 @@ mutants! {
     StaleGeneration "stale-generation" caught by [9];
     /// A new coordinator does not read the offsets of its partition.
     ForgetOffsets "forget-offsets" caught by [9];
+    /// A new coordinator serves from what is not committed yet.
+    CoordinateUncommitted "coordinate-uncommitted" caught by [];
 }
 
 impl Mutant {

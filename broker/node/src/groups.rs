@@ -1,7 +1,8 @@
 //! One coordinator of groups on one led partition of `__consumer_offsets`: loaded from its log, then writing to it.
 //!
 //! The owner makes a [`GroupShard`] for every new leadership of such a partition, runs a [`Loader`] over the log as it
-//! was then, calls [`GroupShard::finish_load`], and from then on [`GroupShard::tick`] at each
+//! was then, waits until all of that is committed ([`HostedPartition::await_committed`] at [`Loader::end`]), calls
+//! [`GroupShard::finish_load`], and from then on [`GroupShard::tick`] at each
 //! [`GroupShard::next_deadline`] and [`GroupShard::on_appended`] for every append that [`GroupHost::append`] said waits,
 //! in the order of the appends. Requests come through [`GroupShard::ask`] and [`GroupShard::query`] at any time; while
 //! loading they are refused by the coordinator. [`GroupShard::end`] is the end of the leadership.
@@ -9,7 +10,9 @@
 //! Effects are carried out in their order, and what follows from an append that is done at once comes before what was
 //! to come after it. What never happens: a reply that depends on a record leaves before [`GroupHost`] said that the
 //! record is on all in-sync replicas; a shard of an old leader epoch appends under a new one, as every append names its
-//! epoch.
+//! epoch; a shard serves from records that another leader may not have, so that a generation could begin again.
+//!
+//! [`HostedPartition::await_committed`]: crate::partition::HostedPartition::await_committed
 
 #[cfg(test)]
 mod tests;
@@ -113,7 +116,7 @@ impl<T> GroupShard<T> {
         count
     }
 
-    /// The log was replayed: serves from now on. `exists` says whether there is a topic of this name.
+    /// The log was replayed, and all of it is committed: serves from now on. `exists` says whether there is a topic of this name.
     pub fn finish_load(&mut self, host: &mut impl GroupHost<T>, now: Now, exists: impl Fn(&TopicName) -> bool) {
         let Stage::Loading(deleted) = &mut self.stage else { return };
         let mut gone = std::mem::take(deleted);
@@ -225,6 +228,12 @@ impl Loader {
     #[must_use]
     pub fn new(start: Offset, end: Offset) -> Self {
         Self { from: start, end }
+    }
+
+    /// Where it ends. What is below must be committed before anybody is served from it.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
     }
 
     /// What to read next: from where, and below what. `None` when everything was.

@@ -20,6 +20,7 @@
 
 mod append;
 mod follow;
+mod load;
 mod lookup;
 mod proposal;
 mod read;
@@ -154,6 +155,8 @@ pub struct HostedPartition<A, F> {
     /// Produces with acks=1 that wait for the local sync only.
     syncs: AckWaiters<A>,
     fetches: FetchWaiters<F>,
+    /// A coordinator that waits until what it loaded is committed.
+    loading: Option<A>,
     deletes_old: bool,
     /// There may be something that acknowledgements or consumers wait to see synced.
     flush_wanted: bool,
@@ -200,6 +203,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
             acks: AckWaiters::with_limit(max_waiters),
             syncs: AckWaiters::with_limit(max_waiters),
             fetches: FetchWaiters::with_limit(max_waiters),
+            loading: None,
             deletes_old: settings.deletes_old,
             // What an earlier run left in the page cache is not on disk yet; until it is, nothing here acknowledges it.
             flush_wanted: true,
@@ -465,7 +469,8 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         for effect in effects {
             match effect {
                 Effect::FailWaiters(error) => {
-                    for ticket in self.acks.fail_all().into_iter().chain(self.syncs.fail_all()) {
+                    let acks = self.acks.fail_all().into_iter().chain(self.syncs.fail_all());
+                    for ticket in acks.chain(self.loading.take()) {
                         ticket.complete(error);
                     }
                     wake(self.fetches.fail_all());
@@ -536,6 +541,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
             };
             ticket.complete(error);
         }
+        self.release_loading();
     }
 
     /// Shows consumers what they may see now. Comes before the acknowledgements: who has one looks for its records.

@@ -442,3 +442,64 @@ fn a_tail_that_ends_within_a_batch_of_the_leader_is_cut_and_fetched_again() {
     assert_eq!(follower.partition.log().log_end(), Offset(4));
     assert_eq!(leader.stored(), follower.stored());
 }
+
+/// Waits for all that `node` has; the answer goes to its answers.
+fn await_all(node: &mut Node, epoch: i32) {
+    let required = node.partition.log().log_end();
+    let shown = Some(Arc::clone(node.partition.published()));
+    let ticket = Ack { required, answers: Rc::clone(&node.answers), shown };
+    node.partition.await_committed(LeaderEpoch(epoch), ticket);
+}
+
+#[test]
+fn what_a_new_leader_found_is_waited_for_until_all_in_sync_hold_it() {
+    let (mut old, mut new) = pair(Durability::Os);
+    old.produce(1, &["committed"]).unwrap();
+    pull(&mut new, &mut old);
+    pull(&mut new, &mut old);
+    old.produce(1, &["found"]).unwrap();
+    pull(&mut new, &mut old);
+    assert_eq!(new.ends(), (1, 2));
+    for node in [&mut new, &mut old] {
+        node.apply(&led_by(2, 2, &[1, 2]));
+    }
+    await_all(&mut new, 1);
+    assert_eq!(new.answers.take(), [(Offset(2), ErrorCode::NotLeaderOrFollower)], "that leadership is not this one");
+    await_all(&mut new, 2);
+    assert!(new.answers.borrow().is_empty(), "the other one may never have had it");
+    await_all(&mut new, 2);
+    assert_eq!(new.answers.take(), [(Offset(2), ErrorCode::NotLeaderOrFollower)], "one at a time");
+    pull(&mut old, &mut new);
+    assert_eq!(new.ends(), (2, 2));
+    assert_eq!(new.answers.take(), [(Offset(2), ErrorCode::None)]);
+    await_all(&mut new, 2);
+    assert_eq!(new.answers.take(), [(Offset(2), ErrorCode::None)], "at once");
+}
+
+#[test]
+fn who_waits_for_what_was_found_hears_of_the_sync_the_end_of_the_leadership_and_a_failed_disk() {
+    let found = |isr: &[i32]| {
+        let (mut old, mut new) = pair(Durability::EveryAck);
+        assert!(old.sync() && new.sync());
+        old.produce(1, &["found"]).unwrap();
+        pull(&mut new, &mut old);
+        new.apply(&led_by(2, 2, isr));
+        await_all(&mut new, 2);
+        assert!(new.answers.borrow().is_empty());
+        new
+    };
+    let mut alone = found(&[2]);
+    assert_eq!(alone.ends(), (1, 1));
+    assert!(alone.sync());
+    assert_eq!(alone.answers.take(), [(Offset(1), ErrorCode::None)]);
+
+    let mut deposed = found(&[1, 2]);
+    deposed.apply(&led_by(1, 3, &[1, 2]));
+    assert_eq!(deposed.answers.take(), [(Offset(1), ErrorCode::NotLeaderOrFollower)]);
+
+    let mut failed = found(&[1, 2]);
+    failed.partition.fence(&mut failed.out);
+    assert_eq!(failed.answers.take(), [(Offset(1), ErrorCode::KafkaStorageError)]);
+    await_all(&mut failed, 2);
+    assert_eq!(failed.answers.take(), [(Offset(1), ErrorCode::KafkaStorageError)]);
+}

@@ -1,7 +1,7 @@
 //! Group coordinators on the led partitions of `__consumer_offsets`.
 //!
 //! The manager reports each change of role of such a partition; a new leadership makes a [`Shard`] whose task loads the
-//! coordinator from the log and then serves its timers and finished appends. Requests go to the shard of the group under
+//! coordinator from the log, waits until what it loaded is committed, and then serves its timers and finished appends. Requests go to the shard of the group under
 //! its lock: decide, append, reply, in the order of the effects. Lock order: shard, then partition; what an append asks
 //! of the manager is delivered after the shard's lock is released.
 //!
@@ -16,11 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use chronik_core::group::{Effect, GroupCoordinator, GroupResponse, ListGroupsRequest, Now, Ticket, partition_for};
 use chronik_log::AppendOrigin;
-use chronik_model::{ErrorCode, LeaderEpoch, PartitionIndex, TopicName};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName};
 use chronik_node::groups::{APPEND_TIMEOUT_MS, GroupHost, GroupShard, LOAD_CHUNK, Loader};
 use chronik_node::partition::Outgoing;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::partition::Partition;
 use super::status::GroupShardStatus;
@@ -239,8 +239,8 @@ impl Shard {
         group.end(&mut Host { shard: self, appends, out: Vec::new() });
     }
 
-    /// Replays the partition into the coordinator. Runs on the blocking pool.
-    fn load(&self) -> Result<u64, String> {
+    /// Replays the partition into the coordinator; how many records up to where. Runs on the blocking pool.
+    fn load(&self) -> Result<(u64, Offset), String> {
         let mut loader = Loader::new(self.partition.log_start(), self.partition.log_end());
         let mut count = 0;
         while let Some((from, end)) = loader.wanted()
@@ -254,17 +254,15 @@ impl Shard {
                 format!("the batch at offset {at} cannot be read: {}", error.text())
             })?;
         }
-        Ok(count)
+        Ok((count, loader.end()))
     }
 }
 
 /// Loads a shard and serves its clock and its appends until its leadership ends.
 async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
     let loader = Arc::clone(&shard);
-    match tokio::task::spawn_blocking(move || loader.load()).await {
-        Ok(Ok(records)) => {
-            tracing::info!(partition = %shard.partition.tp, epoch = %shard.epoch, records, "groups loaded");
-        }
+    let (records, end) = match tokio::task::spawn_blocking(move || loader.load()).await {
+        Ok(Ok(loaded)) => loaded,
         // Serving without part of the offsets would make consumers start over: stay "loading", for people to see.
         failed => {
             let problem = failed.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default();
@@ -272,15 +270,16 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
             let _first = shard.failed.set(problem);
             return;
         }
-    }
-    if shard.ended.load(Ordering::Acquire) {
+    };
+    let mut stop = manager.stop.subscribe();
+    if !all_committed(&shard, end, &mut stop).await {
         return;
     }
+    tracing::info!(partition = %shard.partition.tp, epoch = %shard.epoch, records, "groups loaded");
     shard.step(&manager, |group, host| {
         // Deletions from here on come through `on_topic_deleted`, after this.
         group.finish_load(host, now(), |name| manager.meta.state().topic(name.as_str()).is_some());
     });
-    let mut stop = manager.stop.subscribe();
     while !shard.ended.load(Ordering::Acquire) {
         let (deadline, oldest) = {
             let state = shard.state.lock();
@@ -302,6 +301,28 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
                 });
             }
             _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Waits until all that was loaded is committed; false when the leadership, the disk or the broker ends first.
+async fn all_committed(shard: &Shard, end: Offset, stop: &mut watch::Receiver<bool>) -> bool {
+    let wait = shard.partition.await_committed(shard.epoch, end);
+    if wait.results().is_empty() {
+        tracing::info!(partition = %shard.partition.tp, %end, "groups wait until what was found is committed");
+    }
+    loop {
+        tokio::select! {
+            () = Arc::clone(&wait).all() => {
+                let error = wait.results().first().map_or(ErrorCode::UnknownServerError, |(_, error)| *error);
+                return error.is_none() && !shard.ended.load(Ordering::Acquire);
+            }
+            () = shard.changed.notified() => {
+                if shard.ended.load(Ordering::Acquire) {
+                    return false;
+                }
+            }
+            _ = stop.wait_for(|stop| *stop) => return false,
         }
     }
 }

@@ -154,6 +154,14 @@ impl Partition {
         appended
     }
 
+    /// What a coordinator of `epoch` waits with until all below `end` is committed.
+    pub(super) fn await_committed(&self, epoch: LeaderEpoch, end: Offset) -> Arc<AckWait> {
+        let wait = Arc::new(AckWait::default());
+        let ticket = wait.ticket(0, end);
+        self.lock().await_committed(epoch, ticket);
+        wait
+    }
+
     /// A round of the committer covered this partition.
     pub(super) fn on_flushed(&self, plan: &FlushPlan) {
         self.lock().on_flushed(plan);

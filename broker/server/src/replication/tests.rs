@@ -1,6 +1,7 @@
 //! Stories of brokers in one process; see [`cluster`] for what is real in them.
 
 mod cluster;
+mod coordinators;
 mod refusals;
 mod removal;
 mod shutdown;

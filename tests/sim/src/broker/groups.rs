@@ -1,8 +1,8 @@
 //! Group coordinators on the led partitions of the topic of groups: the twin of the server's `replication/groups`, around
 //! `chronik_node`'s shard.
 //!
-//! A new leadership makes a shard, which loads a little later, in an event of its own: until then requests are refused.
-//! Appends that wait are finished oldest first.
+//! A new leadership makes a shard, which loads a little later, in an event of its own, and serves once what it loaded is
+//! committed: until then requests are refused. Appends that wait are finished oldest first.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,7 +12,7 @@ use chronik_core::group::{
     PartitionError, Ticket, TopicErrors, partition_for,
 };
 use chronik_log::AppendOrigin;
-use chronik_model::{ErrorCode, LeaderEpoch, PartitionIndex, TopicName};
+use chronik_model::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicName};
 use chronik_node::Now;
 use chronik_node::groups::{APPEND_TIMEOUT_MS, GroupHost, GroupShard, LOAD_CHUNK, Loader};
 use chronik_node::partition::{Append, Outgoing};
@@ -46,6 +46,8 @@ pub(super) struct Shard {
     /// Appends that wait: number, ticket, and the outcome where it is known.
     appends: VecDeque<(u64, Ticket, Option<ErrorCode>)>,
     alarm: Option<(u64, AlarmId)>,
+    /// Records loaded.
+    records: u64,
 }
 
 /// The group's way to its partition.
@@ -105,7 +107,7 @@ impl Broker {
             let wait = self.after(1 + ctx.below(LOADING_MS));
             let alarm = self.alarms.set(wait, Alarm::Groups(index));
             let group = GroupShard::new(epoch, self.config.groups.clone());
-            let shard = Shard { key, group, appends: VecDeque::new(), alarm: Some((wait, alarm)) };
+            let shard = Shard { key, group, appends: VecDeque::new(), alarm: Some((wait, alarm)), records: 0 };
             self.shards.insert(index, shard);
         }
     }
@@ -143,6 +145,15 @@ impl Broker {
     ) {
         let Some(mut shard) = self.shards.remove(&index) else { return };
         self.with_host(ctx, &mut shard, operation);
+        let same = |told: &Shard| (told.key, told.group.epoch()) == (shard.key, shard.group.epoch());
+        if let Some(told) = self.shards.get(&index)
+            && same(told)
+        {
+            // Told once more of the leadership that it has: after a failure of its log it leads still.
+            if let Some((_, alarm)) = self.shards.remove(&index).and_then(|told| told.alarm) {
+                self.alarms.cancel(alarm);
+            }
+        }
         if self.shards.contains_key(&index) {
             // What followed began another leadership.
             shard.appends.clear();
@@ -184,32 +195,50 @@ impl Broker {
         if !shard.group.is_loading() {
             return self.step(ctx, index, |group, host, now| group.tick(host, now));
         }
-        let key = shard.key;
+        let (key, epoch) = (shard.key, shard.group.epoch());
         match self.load(index) {
-            Ok(records) => {
-                ctx.note(|| format!("groups of partition {index} loaded, {records} records"));
-                let state = std::sync::Arc::clone(&self.state);
-                self.step(ctx, index, |group, host, now| {
-                    group.finish_load(host, now, |name| state.read().topic(name.as_str()).is_some());
-                });
+            Ok(end) => {
+                let ticket = self.replicas.woken.ticket(end, Asker::Loading(index, epoch));
+                if let Some(partition) = self.replicas.by_id.get_mut(&key) {
+                    partition.await_committed(epoch, ticket);
+                }
             }
             // Serving without part of the offsets would make consumers start over: stays "loading", for people to see.
             Err(error) => ctx.note(|| format!("groups of {}-{index} cannot be loaded: {error}", key.0)),
         }
     }
 
-    /// Replays the partition into the coordinator.
-    fn load(&mut self, index: PartitionIndex) -> Result<u64, ErrorCode> {
+    /// What a shard loaded is committed, or, with an error, never will be under its leadership.
+    pub(super) fn groups_loaded(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        index: PartitionIndex,
+        epoch: LeaderEpoch,
+        error: ErrorCode,
+    ) {
+        let Some(shard) = self.shards.get(&index).filter(|shard| shard.group.epoch() == epoch) else { return };
+        if !error.is_none() || !shard.group.is_loading() {
+            return;
+        }
+        let records = shard.records;
+        ctx.note(|| format!("groups of partition {index} loaded, {records} records"));
+        let state = std::sync::Arc::clone(&self.state);
+        self.step(ctx, index, |group, host, now| {
+            group.finish_load(host, now, |name| state.read().topic(name.as_str()).is_some());
+        });
+    }
+
+    /// Replays the partition into the coordinator; up to where.
+    fn load(&mut self, index: PartitionIndex) -> Result<Offset, ErrorCode> {
         let shard = self.shards.get_mut(&index).ok_or(ErrorCode::NotCoordinator)?;
         let partition = self.replicas.by_id.get(&shard.key).ok_or(ErrorCode::NotCoordinator)?;
         let mut loader = Loader::new(partition.log().log_start(), partition.log().log_end());
-        let mut count = 0;
         while let Some((from, end)) = loader.wanted() {
             let plan = partition.plan_log(from, LOAD_CHUNK, end)?;
             let records = plan.read().map_err(|_| ErrorCode::KafkaStorageError)?;
-            loader.take(&records, |batch| count += shard.group.replay(batch))?;
+            loader.take(&records, |batch| shard.records += shard.group.replay(batch))?;
         }
-        Ok(count)
+        Ok(loader.end())
     }
 
     /// An append of a shard ended; what waits is finished oldest first.

@@ -271,6 +271,7 @@ impl Broker {
             Woken::Group(partition, epoch, number, error) => {
                 self.group_append_ended(ctx, partition, epoch, number, error)
             }
+            Woken::Loaded(partition, epoch, error) => self.groups_loaded(ctx, partition, epoch, error),
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Woken {
     Produce(u64, ErrorCode),
     /// An append of the group coordinator of this partition and epoch, of this number, ended so.
     Group(PartitionIndex, LeaderEpoch, u64, ErrorCode),
+    /// What the group coordinator of this partition and epoch loaded is committed, or will not be.
+    Loaded(PartitionIndex, LeaderEpoch, ErrorCode),
     /// A parked fetch of this number may find something.
     Fetch(u64),
 }
@@ -48,6 +50,7 @@ impl WokenList {
 pub(super) enum Asker {
     Produce(u64),
     Group(PartitionIndex, LeaderEpoch, u64),
+    Loading(PartitionIndex, LeaderEpoch),
 }
 
 /// An acknowledgement that is awaited.
@@ -67,6 +70,7 @@ impl Ticket for AckTicket {
         self.list.put(match self.asker {
             Asker::Produce(id) => Woken::Produce(id, error),
             Asker::Group(partition, epoch, number) => Woken::Group(partition, epoch, number, error),
+            Asker::Loading(partition, epoch) => Woken::Loaded(partition, epoch, error),
         });
     }
 }

@@ -1,0 +1,108 @@
+//! When a coordinator of groups serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_core::controller::{Command, FenceBroker};
+use chronik_model::{ErrorCode, TopicPartition};
+use chronik_wire::messages as m;
+use tokio::time::Instant;
+
+use super::cluster::{Broker, Quorum, eventually};
+use crate::replication::{Durability, OFFSETS_TOPIC};
+
+/// What the coordinator says of the offset of `t-0`: its error, and the offset.
+async fn ask(broker: &Broker) -> (i16, i64) {
+    let request = m::offset_fetch::OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(vec![m::offset_fetch::OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] }]),
+        ..Default::default()
+    };
+    let answer = broker.call(7, &request).await;
+    let offset = answer.topics.first().and_then(|topic| topic.partitions.first()).map(|one| one.committed_offset);
+    (answer.error_code, offset.unwrap_or(-1))
+}
+
+async fn commit(broker: &Broker, offset: i64) -> i16 {
+    let partition = m::offset_commit::OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+    let request = m::offset_commit::OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![m::offset_commit::OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![partition],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    broker.call(8, &request).await.topics[0].partitions[0].error_code
+}
+
+async fn fence(quorum: &Arc<Quorum>, broker: &Broker) {
+    let node = broker.manager.meta.node();
+    let broker_epoch = quorum.state.read().broker(node).unwrap().epoch;
+    let command = Command::FenceBroker(FenceBroker { node, broker_epoch, reason: "test".into() });
+    let quorum = Arc::clone(quorum);
+    tokio::task::spawn_blocking(move || quorum.commit(command)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_serves_nothing_before_what_it_loaded_is_committed() {
+    let quorum = Arc::<Quorum>::default();
+    let mut brokers = Vec::new();
+    for node in 1..=3 {
+        brokers.push(Broker::start(&quorum, node, Durability::Os).await);
+    }
+    brokers[0].create("t", 1, 1).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(brokers[0].call(2, &find).await.error_code, 0);
+    let tp = TopicPartition::new(OFFSETS_TOPIC, 0);
+    let in_sync = || quorum.state.read().partition(&tp).map_or(0, |state| state.isr.len());
+    eventually("three replicas in sync", || in_sync() == 3).await;
+    let leads = |broker: &Broker| broker.manager.partition(&tp).is_some_and(|p| p.led_epoch().is_some());
+    eventually("somebody leads", || brokers.iter().any(leads)).await;
+    let at = brokers.iter().position(leads).unwrap();
+    let (leader, other, last) = (brokers.remove(at), brokers.remove(0), brokers.remove(0));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let error = commit(&leader, 42).await;
+        if error == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the commit is refused with {error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // All hold it. That it is committed, followers hear with their next answer.
+    let partition = last.manager.partition(&tp).unwrap();
+    let (mark, end) = (partition.high_watermark(), partition.log_end());
+    assert!(mark < end, "{mark} {end}");
+
+    // Two of three are lost: the last one leads, and cannot know what of its log was committed.
+    fence(&quorum, &other).await;
+    let returning = (other.manager.meta.node(), Arc::downgrade(&other.manager), other.kill());
+    fence(&quorum, &leader).await;
+    drop(leader.kill());
+    eventually("the last one leads", || leads(&last)).await;
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
+        assert_eq!(ask(&last).await.0, ErrorCode::CoordinatorLoadInProgress.code());
+        assert_ne!(commit(&last, 7).await, 0);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((partition.high_watermark(), partition.log_end()), (mark, end));
+
+    // One returns, and confirms it.
+    let (node, life, dir) = returning;
+    eventually("its first life is over", || life.strong_count() == 0).await;
+    let _other = Broker::start_in(&quorum, node.0, Durability::Os, dir).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut answer = ask(&last).await;
+    while answer.0 != 0 {
+        assert_eq!(answer.0, ErrorCode::CoordinatorLoadInProgress.code());
+        assert!(Instant::now() < deadline, "still not served; {} of {end}", partition.high_watermark());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        answer = ask(&last).await;
+    }
+    assert_eq!(answer, (0, 42));
+    assert_eq!(partition.high_watermark(), end);
+}
