@@ -59,7 +59,7 @@ def test_brokers_of_a_plain_stateful_set_form_serve_and_survive_the_loss_of_a_po
     with Load(kube, tmp_path, f"plain-bootstrap.{namespace}.svc:9092") as load:
         load.wait_acks()
         # The same name comes back with its disk.
-        kube.kubectl("delete", "pod", "plain-1", "-n", namespace)
+        kube.delete("pods", namespace, "plain-1")
         kube.wait_ready(namespace, "app=plain", 3)
         load.wait_acks()
         restarts = lambda: kube.get("pod", "plain-2", namespace)["status"]["containerStatuses"][0]["restartCount"]  # noqa: E731

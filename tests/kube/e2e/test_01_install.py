@@ -105,7 +105,7 @@ def test_13_two_clusters_live_in_one_namespace(kube, operator, namespace, load):
         first.wait_acks()
         second.wait_acks()
         assert all(p["metadata"]["labels"]["chronik.io/cluster"] == "one" for p in one.pods())
-    kube.kubectl("delete", "ccl", "two", "-n", namespace)
+    kube.delete("ccl", namespace, "two")
     wait.until(lambda: not two.pods(), "the pods of the second cluster to be gone")
     assert len(one.pods()) == 3
     one.wait_settled(3)

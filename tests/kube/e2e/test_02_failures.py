@@ -30,7 +30,7 @@ def wait_back(kube, cluster):
 def test_02_a_deleted_pod_comes_back_with_its_identity(kube, three, load):
     before = identities(three.status())
     with load(three) as producing:
-        kube.kubectl("delete", "pod", "x-1", "-n", three.namespace)
+        kube.delete("pods", three.namespace, "x-1")
         status = wait_back(kube, three)
         producing.wait_acks()
     assert identities(status) == before and all(before.values())
@@ -40,7 +40,7 @@ def test_02_a_deleted_pod_comes_back_with_its_identity(kube, three, load):
 def test_02_all_pods_deleted_at_once_come_back_with_every_record(kube, three, load):
     before = three.status()["clusterId"]
     with load(three) as producing:
-        kube.kubectl("delete", "pods", "-n", three.namespace, "-l", three.selector)
+        kube.delete("pods", three.namespace, selector=three.selector)
         wait_back(kube, three)
         producing.wait_acks()
     assert three.status()["clusterId"] == before

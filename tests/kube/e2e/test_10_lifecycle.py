@@ -43,7 +43,7 @@ def test_10_deleting_a_cluster_keeps_or_deletes_its_disks_as_asked(kube, cluster
     first = cluster.wait_settled(3)
     ask(kube, cluster.bootstrap(), "create", "kept", 3, 3)
     ask(kube, cluster.bootstrap(), "produce", "kept", 300, "k")
-    kube.kubectl("delete", "ccl", "x", "-n", cluster.namespace, "--timeout=240s")
+    kube.delete("ccl", cluster.namespace, "x")
     wait.until(lambda: not cluster.pods() and not kube.get("statefulset", namespace=cluster.namespace), "the children to be gone")
     if policy == "Delete":
         wait.until(lambda: not kube.get("pvc", namespace=cluster.namespace), "the claims to be gone")

@@ -49,7 +49,7 @@ def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_pat
         cluster.wait_settled(3)
         cluster.patch(storage={"size": "1Gi"})
         cluster.wait(lambda s: (s.get("storage") or {}).get("actual") == "1Gi", "grown disks")
-        kube.kubectl("delete", "pods", "-n", confined.namespace, "-l", cluster.selector)
+        kube.delete("pods", confined.namespace, selector=cluster.selector)
         cluster.wait_settled(3)
         producing.wait_acks()
         # What the manual tells an administrator to do; the brokers have their racks a minute later.
@@ -65,7 +65,7 @@ def test_12_everything_works_with_roles_of_one_namespace(kube, confined, tmp_pat
     wait.until(lambda: not cluster.pods(), "no pods")
     cluster.patch(stopped=False)
     cluster.wait_settled(3)
-    kube.kubectl("delete", "ccl", "x", "-n", confined.namespace, "--timeout=240s")
+    kube.delete("ccl", confined.namespace, "x")
     wait.until(lambda: not cluster.pods() and not kube.get("statefulset", namespace=confined.namespace), "the children to be gone")
     # That of the broker that was scaled away, too.
     assert len(kube.get("pvc", namespace=confined.namespace)) == 4, "the disks are left"

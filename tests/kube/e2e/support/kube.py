@@ -84,6 +84,23 @@ class Kube:
         wait.until(lambda: self.get("serviceaccount", "default", name), f"the default service account of {name}")
         return name
 
+    def delete(self, kind, namespace, name=None, selector=None, timeout=300):
+        """Deletes objects and waits until these are gone, whoever has their names by then.
+
+        kubectl's own waiting is not used: it may overlook that a pod went and wait for the one that took its name.
+        """
+        found = self.get(kind, name, namespace, selector)
+        objects = found if name is None else [found]
+        uids = {o["metadata"]["uid"] for o in objects if o}
+        assert uids, f"no {kind} to delete in {namespace}"
+        self.kubectl("delete", kind, "-n", namespace, "--wait=false", *([name] if name else ["-l", selector]))
+
+        def gone():
+            left = self.get(kind, namespace=namespace, selector=selector)
+            return not any(o["metadata"]["uid"] in uids for o in left)
+
+        wait.until(gone, f"the deleted {kind} of {namespace} to be gone", timeout, 0.2)
+
     def delete_namespace(self, name, timeout=300):
         self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
         wait.until(lambda: self.get("namespace", name) is None, f"namespace {name} to be gone", timeout, 0.3)
