@@ -163,8 +163,9 @@ fn judge(found: &Content, Built { content, ever, .. }: &Built, wounds: &[Wound])
         let behind = ever.range(first..).map(|(offset, _)| offset);
         assert!(behind.zip(found.keys()).all(|(a, b)| a == b), "a batch is missing in between: {wounds:?}");
         let whole = content.keys().next().is_none_or(|begin| first <= begin);
-        // A log that begins with another segment looks like one whose first segment was deleted by retention.
-        let headless = wounds.iter().any(|wound| wound.kind == Kind::Delete);
+        // Without a note a log that begins with another segment looks like one whose first segment was deleted by retention.
+        let headless = wounds.iter().any(|wound| wound.kind == Kind::Delete)
+            && wounds.iter().any(|wound| wound.path.ends_with("log-start"));
         assert!(whole || headless, "the log begins at {first}: {wounds:?}");
     }
 }
@@ -189,6 +190,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         recovery_point: checkpoint(CheckpointKind::RecoveryPoint).unwrap_or_default(),
         log_start: checkpoint(CheckpointKind::LogStart).unwrap_or_default(),
         clean_shutdown: clean,
+        start_noted: true,
         now_ms: NOW,
     };
     if u.arbitrary()? {

@@ -12,6 +12,7 @@ mod append;
 mod flush;
 mod read;
 mod recovery;
+mod start;
 mod truncate;
 
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub struct PartitionLog {
     /// Never empty; the last one grows.
     segments: Vec<Segment>,
     log_start: Offset,
+    /// What the note says of where the first segment begins; `None` when it cannot be read.
+    noted_start: Option<Offset>,
     epochs: LeaderEpochs,
     producers: ProducerStates,
     flush: flush::FlushState,

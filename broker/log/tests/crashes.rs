@@ -362,9 +362,9 @@ fn names_are_not_durable_before_the_flush_and_are_after_it() {
 }
 
 #[test]
-fn a_lying_fsync_costs_records_but_invents_none() {
+fn a_lying_fsync_costs_records_but_invents_none_and_leaves_no_hole_at_the_beginning() {
     let mut lost = 0;
-    for seed in seeds(100) {
+    for seed in seeds(1_000) {
         let disk = MemDisk::new();
         let mut log = open(&disk);
         disk.inject(Fault::LyingSync);
@@ -372,11 +372,74 @@ fn a_lying_fsync_costs_records_but_invents_none() {
         log.flush().unwrap();
         let expected = contents(&log);
         disk.crash(seed);
-        let found = contents(&open(&disk));
+        let options = OpenOptions { start_noted: true, ..OpenOptions::default() };
+        let (log, _) = open_with(&log_dir(disk.clone()), options);
+        assert_eq!(log.log_start(), at(0), "seed {seed}");
+        let found = contents(&log);
         assert_eq!(found[..], expected[..found.len()], "seed {seed}");
         lost += usize::from(found.len() < expected.len());
     }
     assert!(lost > 0, "the disk did lie");
+}
+
+#[test]
+fn a_beginning_that_is_missing_is_told_from_one_that_was_removed() {
+    let noted = OpenOptions { start_noted: true, ..OpenOptions::default() };
+    for removed in [0, 100] {
+        let disk = MemDisk::new();
+        let mut log = open(&disk);
+        fill(&mut log, 100, 1);
+        log.flush().unwrap();
+        log.set_log_start_offset(at(removed)).unwrap();
+        disk.crash(7);
+        let (log, report) = open_with(&log_dir(disk.clone()), noted);
+        let begin = log.log_start();
+        assert_eq!((report.cut, log.log_end()), (None, at(200)), "the note is as durable as the removal");
+        assert!(begin <= at(removed) && (begin > at(0)) == (removed > 0));
+        drop(log);
+        let first = format!("{DIR}/{}", files(&disk, "log")[0]);
+        disk.remove_file(&first).unwrap();
+        // Nobody promised notes: taken for what retention left.
+        let copy = disk.snapshot();
+        let (log, report) = open_with(&log_dir(copy), OpenOptions::default());
+        assert!(report.cut.is_none() && log.log_start() > begin && log.log_end() == at(200));
+        // An owner that did not know the notes may have removed it: then its checkpoint says so.
+        let copy = disk.snapshot();
+        let (log, report) = open_with(&log_dir(copy), OpenOptions { log_start: log.log_start(), ..noted });
+        assert!(report.cut.is_none() && log.log_end() == at(200));
+        for clean_shutdown in [true, false] {
+            let copy = disk.snapshot();
+            let (log, report) = open_with(&log_dir(copy.clone()), OpenOptions { clean_shutdown, ..noted });
+            assert_eq!(report.cut.map(|(offset, _)| offset), Some(begin), "{clean_shutdown}");
+            assert_eq!((log.log_start(), log.log_end(), log.epochs().len()), (begin, begin, 0));
+            drop(log);
+            copy.crash(3);
+            let (mut log, report) = open_with(&log_dir(copy), noted);
+            assert_eq!((report.cut, log.log_start(), log.log_end()), (None, begin, begin));
+            fill(&mut log, 1, 2);
+        }
+    }
+}
+
+#[test]
+fn a_note_of_the_beginning_that_cannot_be_read_costs_nothing() {
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    fill(&mut log, 100, 1);
+    log.flush().unwrap();
+    log.set_log_start_offset(at(100)).unwrap();
+    disk.flip_bit(&format!("{DIR}/log-start"), 12, 3).unwrap();
+    disk.kill();
+    let noted = OpenOptions { start_noted: true, ..OpenOptions::default() };
+    let (log, report) = open_with(&log_dir(disk.clone()), noted);
+    let begin = log.log_start();
+    assert!(report.cut.is_none() && begin > at(0) && log.log_end() == at(200));
+    drop(log);
+    // It was written again.
+    disk.crash(5);
+    disk.remove_file(&format!("{DIR}/{}", files(&disk, "log")[0])).unwrap();
+    let (log, _) = open_with(&log_dir(disk), noted);
+    assert_eq!((log.log_start(), log.log_end()), (begin, begin));
 }
 
 #[test]
@@ -395,7 +458,7 @@ fn retention_interrupted_anywhere_leaves_no_hole() {
         disk.crash(rng.next_u64());
         // The checkpoint of the log start may or may not have been written.
         let log_start = at(if rng.chance(50) { start } else { 0 });
-        let options = OpenOptions { recovery_point: at(200), log_start, ..OpenOptions::default() };
+        let options = OpenOptions { recovery_point: at(200), log_start, start_noted: true, ..OpenOptions::default() };
         let (log, report) = open_with(&log_dir(disk.clone()), options);
         assert_eq!(report.cut, None, "seed {seed}");
         assert!(log.log_start() >= log_start && log.log_start() <= at(start), "seed {seed}");
@@ -420,7 +483,7 @@ fn an_interrupted_full_truncation_leaves_the_old_log_or_the_new_one() {
         disk.inject(Fault::Fail(operation, 1 + rng.below(20)));
         let done = log.truncate_fully_and_start_at(at(1_000)).is_ok();
         disk.crash(rng.next_u64());
-        let options = OpenOptions { recovery_point: at(80), ..OpenOptions::default() };
+        let options = OpenOptions { recovery_point: at(80), start_noted: true, ..OpenOptions::default() };
         let (log, _) = open_with(&log_dir(disk.clone()), options);
         let found = contents(&log);
         if log.log_start() == at(1_000) {
@@ -433,6 +496,32 @@ fn an_interrupted_full_truncation_leaves_the_old_log_or_the_new_one() {
                 found.last().map(|(_, epoch, _)| *epoch),
                 "seed {seed}"
             );
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_begun_anew_further_down_is_the_old_log_or_empty_after_any_crash() {
+    for seed in seeds(200) {
+        let mut rng = SplitMix64::new(seed);
+        let disk = MemDisk::new();
+        let mut log = open(&disk);
+        fill(&mut log, 100, 1);
+        log.flush().unwrap();
+        log.set_log_start_offset(at(100)).unwrap();
+        let expected = contents(&log);
+        let operation = [Operation::Namespace, Operation::SyncDir, Operation::Sync][rng.below(3) as usize];
+        disk.inject(Fault::Fail(operation, 1 + rng.below(20)));
+        let done = log.truncate_fully_and_start_at(at(10)).is_ok();
+        disk.crash(rng.next_u64());
+        let options = OpenOptions { recovery_point: at(200), start_noted: true, ..OpenOptions::default() };
+        let (log, _) = open_with(&log_dir(disk.clone()), options);
+        let found: Vec<_> = contents(&log).into_iter().filter(|(offset, _, _)| *offset >= 100).collect();
+        if log.log_start() == at(10) {
+            assert_eq!((log.log_end(), found.len()), (at(10), 0), "seed {seed}");
+        } else {
+            assert!(!done, "seed {seed}: it was durable");
+            assert_eq!(found[..], expected[..found.len()], "seed {seed}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each partition directory holds `partition.metadata` with the id of its topic, written before the first record. A
 //! directory of another topic id is moved aside, never used and never deleted on a mere absence: only a committed
-//! deletion of exactly that topic id, or a committed assignment of it without this broker, removes records.
+//! deletion of exactly that topic id, or a committed assignment of it without this broker, removes records. The same file
+//! says that where the log begins is noted ([`OpenOptions::start_noted`]): a broker that lost the note with the first segment knows.
 //!
 //! A removed log is renamed first, durably, and is then nobody's: deleting its files may take long, is left to others than the
 //! thread that follows the metadata, and is done again by the next start when it was interrupted.
@@ -23,6 +24,8 @@ use chronik_model::{Offset, TopicId, TopicPartition, mutant};
 use crate::partition::{HostedPartition, Ticket, Waiter};
 
 const METADATA_FILE: &str = "partition.metadata";
+/// Its line in a directory whose log notes where it begins.
+const START_NOTED: &str = "start: noted";
 
 /// The checkpoints of all partitions: as the last run left them, or as they are to be written.
 ///
@@ -80,6 +83,7 @@ impl Checkpoints {
             recovery_point: self.recovery_point.remove(life).unwrap_or(Offset(0)),
             log_start: self.log_start.remove(life).unwrap_or(Offset(0)),
             clean_shutdown: false,
+            start_noted: false,
             now_ms: wall_ms,
         };
         (self.high_watermark.remove(life).unwrap_or(Offset(0)), options)
@@ -121,20 +125,21 @@ pub fn open(
     let fail = |error| log_dir.fail("prepare", &dir, error);
     let exists = disk.exists(&dir).map_err(fail)?;
     let found = if exists { stored(log_dir, &dir).map_err(fail)? } else { None };
-    let ours = found.is_some_and(|(id, _)| id == topic_id || mutant!(TrustTopicName));
-    let created_ms = found.filter(|_| ours).map_or(wall_ms, |(_, created_ms)| created_ms);
+    let ours = found.is_some_and(|found| found.topic_id == topic_id || mutant!(TrustTopicName));
+    let created_ms = found.filter(|_| ours).map_or(wall_ms, |found| found.created_ms);
     let (high_watermark, mut options) = checkpoints.take(&life_of(tp, topic_id, created_ms), wall_ms);
     if exists && !ours {
-        set_aside(log_dir, &dir, found.map(|(id, _)| id)).map_err(fail)?;
+        set_aside(log_dir, &dir, found.map(|found| found.topic_id)).map_err(fail)?;
     }
     if !ours {
         // Checkpoints of the name belong to the log that was set aside or is gone.
         options = OpenOptions { recovery_point: Offset(0), log_start: Offset(0), ..options };
         disk.create_dir(&dir).map_err(fail)?;
-        let text = format!("version: 0\ntopic_id: {topic_id}\ncreated_ms: {created_ms}\n");
+        let text = format!("version: 0\ntopic_id: {topic_id}\ncreated_ms: {created_ms}\n{START_NOTED}\n");
         log_dir.disk().write_atomic(&format!("{dir}/{METADATA_FILE}"), text.as_bytes()).map_err(fail)?;
     }
     options.clean_shutdown = clean_shutdown && ours;
+    options.start_noted = !ours || found.is_some_and(|found| found.start_noted);
     let (log, report) = PartitionLog::open(log_dir, &dir, config, options)?;
     if report.cut.is_some() || report.scanned_bytes > 0 {
         tracing::info!(
@@ -145,8 +150,17 @@ pub fn open(
     Ok(Opened { log, high_watermark, created_ms })
 }
 
-/// The topic of a directory, and when it was begun.
-fn stored(log_dir: &LogDir, dir: &str) -> io::Result<Option<(TopicId, i64)>> {
+/// What a directory says of itself.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    topic_id: TopicId,
+    /// When it was begun; 0 when that was not written down.
+    created_ms: i64,
+    /// Whether its log notes where it begins.
+    start_noted: bool,
+}
+
+fn stored(log_dir: &LogDir, dir: &str) -> io::Result<Option<Stored>> {
     let bytes = match log_dir.disk().read(&format!("{dir}/{METADATA_FILE}")) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -155,7 +169,9 @@ fn stored(log_dir: &LogDir, dir: &str) -> io::Result<Option<(TopicId, i64)>> {
     let text = String::from_utf8_lossy(&bytes);
     let value = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
     let created_ms = value("created_ms: ").and_then(|text| text.parse().ok()).unwrap_or(0);
-    Ok(value("topic_id: ").and_then(|text| text.parse().ok()).map(|id| (id, created_ms)))
+    let start_noted = text.lines().any(|line| line == START_NOTED);
+    let topic_id = value("topic_id: ").and_then(|text| text.parse().ok());
+    Ok(topic_id.map(|topic_id| Stored { topic_id, created_ms, start_noted }))
 }
 
 /// The partitions that lie on the disk, apart from those that `skip` names, each with the id of its topic. For replicas
@@ -170,8 +186,8 @@ pub fn others(
     let mut found = Vec::new();
     for tp in list_partitions(log_dir)?.into_iter().filter(|tp| !skip(tp)) {
         let dir = partition_dir(&tp);
-        if let Some((topic_id, _)) = stored(log_dir, &dir).map_err(|error| log_dir.fail("read", &dir, error))? {
-            found.push((tp, topic_id));
+        if let Some(stored) = stored(log_dir, &dir).map_err(|error| log_dir.fail("read", &dir, error))? {
+            found.push((tp, stored.topic_id));
         }
     }
     Ok(found)
@@ -219,7 +235,7 @@ pub fn doom(log_dir: &LogDir, tp: &TopicPartition, topic_id: TopicId) -> Result<
     let dir = partition_dir(tp);
     let disk = log_dir.disk();
     let act = || -> io::Result<Option<Doomed>> {
-        if !disk.exists(&dir)? || stored(log_dir, &dir)?.is_none_or(|(id, _)| id != topic_id) {
+        if !disk.exists(&dir)? || stored(log_dir, &dir)?.is_none_or(|stored| stored.topic_id != topic_id) {
             return Ok(None);
         }
         // Earlier lives of the same name may still be waiting.
@@ -342,6 +358,26 @@ mod tests {
         drop(log);
         let (_, log, high_watermark) = open_again(&disk, topic, 2_000);
         assert_eq!((log.log_start(), high_watermark), (Offset(1), Offset(1)));
+    }
+
+    #[test]
+    fn a_log_that_lost_its_first_segment_is_begun_anew_unless_its_directory_is_of_before_the_notes() {
+        let (disk, tp, topic) = (MemDisk::new(), TopicPartition::new("t", 0), TopicId::from_u128(1));
+        let (log_dir, mut log, _) = open_again(&disk, topic, 1_000);
+        for _ in 0..2 {
+            log.append_as_leader(&[record()], LeaderEpoch(0), 1_000, AppendOrigin::Client).unwrap();
+            log.roll().unwrap();
+        }
+        log.flush().unwrap();
+        drop((log, log_dir));
+        let dir = partition_dir(&tp);
+        disk.remove_file(&format!("{dir}/{:020}.log", 0)).unwrap();
+        let (_, log, high_watermark) = open_again(&disk.snapshot(), topic, 2_000);
+        assert_eq!((log.log_start(), log.log_end(), high_watermark), (Offset(0), Offset(0), Offset(0)));
+        let text = format!("version: 0\ntopic_id: {topic}\ncreated_ms: 1000\n");
+        disk.write_atomic(&format!("{dir}/{METADATA_FILE}"), text.as_bytes()).unwrap();
+        let (_, log, _) = open_again(&disk, topic, 2_000);
+        assert_eq!((log.log_start(), log.log_end()), (Offset(1), Offset(2)));
     }
 
     #[test]

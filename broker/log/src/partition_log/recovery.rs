@@ -3,7 +3,8 @@
 //! Below the recovery point everything was synced: there the structure is trusted if the index files fit. Above it every
 //! batch is read and verified, unless the last run ended in order. The first batch that is torn, does not follow the one
 //! before, or goes back in epoch ends the log: it is cut there, durably, and what lies behind is removed; the broker
-//! fetches it again from the leader. Recovery never invents a record, and doing it twice changes nothing.
+//! fetches it again from the leader. A log that lost its first segment ends where it began. Recovery never invents a record, and
+//! doing it twice changes nothing.
 
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub struct OpenOptions {
     pub log_start: Offset,
     /// The last run of the broker ended in order.
     pub clean_shutdown: bool,
+    /// Whoever removed the beginning of this log noted that before, always: a beginning that is missing without a note was lost.
+    pub start_noted: bool,
     /// Wall time, milliseconds since 1970; expires producers.
     pub now_ms: i64,
 }
@@ -68,6 +71,7 @@ impl PartitionLog {
             config,
             segments: Vec::new(),
             log_start: options.log_start,
+            noted_start: None,
             epochs: LeaderEpochs::default(),
             producers: ProducerStates::default(),
             flush: FlushState::default(),
@@ -79,6 +83,7 @@ impl PartitionLog {
             log.flush.names_changed();
         }
         log.load_limit(options.recovery_point)?;
+        log.load_start()?;
         let bases = log.segment_bases()?;
         let stored = LeaderEpochs::load(log_dir, dir)?;
         let scanned = log.load_segments(&bases, &options, stored.as_ref(), &mut report)?;
@@ -86,7 +91,7 @@ impl PartitionLog {
             log.sync_truncation()?;
         }
         if log.segments.is_empty() {
-            log.begin_at(options.log_start)?;
+            log.begin_at(options.log_start.max(log.noted_start.unwrap_or_default()))?;
         }
         log.settle_start(options.log_start)?;
         log.settle_epochs(stored, &scanned, &mut report)?;
@@ -101,6 +106,9 @@ impl PartitionLog {
             log.flush.recovery_point = end;
         }
         log.flush.recovery_point = log.flush.recovery_point.min(end);
+        if log.noted_start.is_none() {
+            log.note_start(log.segments[0].base)?;
+        }
         report.segments = log.segments.len();
         if mutant!(MarkerGoesLast) {
             log.remove_if_there(CLEAN_SHUTDOWN_FILE)?;
@@ -146,7 +154,7 @@ impl PartitionLog {
         let mut seen = LeaderEpochs::default();
         let mut sound = bases.len();
         for (number, base) in bases.iter().enumerate() {
-            let expected = self.segments.last().map_or(*base, |last| last.end);
+            let expected = self.segments.last().map_or_else(|| self.first_base(*base, options), |last| last.end);
             if report.cut.is_none() && *base != expected {
                 report.cut = Some((expected, format!("the next segment begins at {base}")));
                 sound = number;
@@ -184,6 +192,14 @@ impl PartitionLog {
             self.cut_torn_tail()?;
         }
         Ok(seen)
+    }
+
+    /// Where the first segment has to begin if the first one that is there begins at `found`.
+    fn first_base(&self, found: Offset, options: &OpenOptions) -> Offset {
+        match self.noted_start.filter(|_| options.start_noted) {
+            Some(noted) => found.min(noted.max(options.log_start)),
+            None => found,
+        }
     }
 
     /// Walks over a segment from its beginning; at the first batch that does not fit, notes where to cut.
@@ -256,6 +272,7 @@ impl PartitionLog {
     }
 
     fn begin_at(&mut self, offset: Offset) -> Result<(), LogError> {
+        self.note_start(offset)?;
         let fatal = |operation| self.log_dir.fatal(operation, &self.dir);
         let disk = self.log_dir.disk();
         self.segments.push(Segment::create(&**disk, &self.dir, offset).map_err(fatal("create a segment in"))?);

@@ -1,8 +1,8 @@
 //! Cutting the log: at its end when replicas diverge, at its start by retention and deleted records.
 //!
 //! At the end, the newest files go first; what stays is cut, synced, and only then appended to, so that after a crash
-//! old and new batches are never mixed. At the start, the oldest files go first and each removal is durable before the
-//! next, so that a crash never leaves a hole.
+//! old and new batches are never mixed. At the start, where the log will begin is noted first; then the oldest files go and each
+//! removal is durable before the next, so that a crash never leaves a hole.
 
 use chronik_model::{Offset, mutant};
 
@@ -97,6 +97,7 @@ impl PartitionLog {
         self.remove_snapshots_above(Offset(-1))?;
         // Without the file a restart reads the epochs off whatever batches it finds, so it must go first.
         self.remove_if_there(&format!("{}/{}", self.dir, leader_epoch::FILE))?;
+        self.note_start(offset)?;
         let disk = std::sync::Arc::clone(self.log_dir.disk());
         while self.segments.len() > 1 {
             self.remove_last_segment()?;
@@ -139,7 +140,11 @@ impl PartitionLog {
     fn move_log_start(&mut self, offset: Offset) -> Result<RetentionReport, LogError> {
         self.log_start = self.log_start.max(offset);
         let mut report = RetentionReport::default();
-        while self.segments.len() > 1 && self.segments[1].base <= self.log_start {
+        let stays = self.segment_for(self.log_start);
+        if stays > 0 {
+            self.note_start(self.segments[stays].base)?;
+        }
+        for _ in 0..stays {
             let first = self.segments.remove(0);
             self.remove_segment_files(&first)?;
             let dir = &self.dir;
