@@ -1,7 +1,8 @@
 //! What brokers are configured with: their own settings, those of the whole cluster, and the address book.
 //!
-//! `broker.yaml` and `cluster.yaml` are JSON, which every YAML reader takes. A change of `broker.yaml` is a new template revision and
-//! so a rolling restart; one of `cluster.yaml` never restarts anybody, so nothing of it may enter the template.
+//! `broker.yaml` and `cluster.yaml` are JSON, which every YAML reader takes. `broker.yaml` is an annotation of the pod template: a
+//! change is a new revision and so a rolling restart, and each pod keeps what its revision said. `cluster.yaml` is a ConfigMap that
+//! all share; a change never restarts anybody, so nothing of it may enter the template.
 //!
 //! Settings of the whole cluster ([`CLUSTER_SETTINGS`]) live in the brokers' metadata and are in force at once. They are in no
 //! file but that of the founders, so that the first topic finds them; later the reconciler sets them ([`cluster_settings`]).
@@ -15,7 +16,7 @@ use crate::api::{ChronikClusterSpec, UNSET_REPLICATION_FACTOR};
 use crate::observed::NodeId;
 use crate::quantity;
 
-/// Where the ConfigMap is mounted.
+/// Where both files are mounted.
 pub const CONFIG_DIR: &str = "/etc/chronik";
 /// Where the Secret is mounted.
 pub const CONTROL_DIR: &str = "/etc/chronik-control";

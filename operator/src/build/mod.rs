@@ -113,13 +113,7 @@ pub fn children(input: &Input<'_>) -> Vec<Object> {
         })),
         Object::ConfigMap(Box::new(ConfigMap {
             metadata: input.meta(names::config(input.name)),
-            data: Some(
-                [
-                    ("broker.yaml".to_owned(), config::broker_yaml(input.spec)),
-                    ("cluster.yaml".to_owned(), config::cluster_yaml(input)),
-                ]
-                .into(),
-            ),
+            data: Some([("cluster.yaml".to_owned(), config::cluster_yaml(input))].into()),
             ..ConfigMap::default()
         })),
     ];

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 pub const CONTAINER: &str = "broker";
 /// On pods: revision of the template.
 pub const REVISION: &str = "chronik.io/revision";
+/// On pods: the settings of the broker's process, which it reads as a file.
+pub const SETTINGS: &str = "chronik.io/broker.yaml";
 /// On applied objects: digest of what was applied.
 pub const APPLIED: &str = "chronik.io/applied";
 /// On claims: directory ids that must not be used again.
@@ -55,7 +57,7 @@ pub fn bootstrap(cluster: &str) -> String {
     format!("{cluster}-bootstrap")
 }
 
-/// The ConfigMap.
+/// The ConfigMap with the address book.
 #[must_use]
 pub fn config(cluster: &str) -> String {
     format!("{cluster}-config")

@@ -9,10 +9,11 @@ use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
-    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+    Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ProjectedVolumeSource, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection, VolumeResourceRequirements,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -104,16 +105,9 @@ fn template(input: &Input<'_>) -> PodTemplateSpec {
     let mut labels = spec.pod_template.labels.clone();
     labels.extend(names::labels(input.name));
     let mut annotations: BTreeMap<String, String> = spec.pod_template.annotations.clone();
-    annotations.insert("chronik.io/config".to_owned(), digest(&broker_yaml(spec)));
+    annotations.insert(names::SETTINGS.to_owned(), broker_yaml(spec));
     let mut volumes = vec![
-        Volume {
-            name: CONFIG.to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: names::config(input.name),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        },
+        Volume { name: CONFIG.to_owned(), projected: Some(files(input)), ..Volume::default() },
         Volume {
             name: CONTROL.to_owned(),
             secret: Some(SecretVolumeSource {
@@ -167,6 +161,30 @@ fn template(input: &Input<'_>) -> PodTemplateSpec {
             volumes: Some(volumes),
             ..PodSpec::default()
         }),
+    }
+}
+
+/// What the brokers read: the address book of all as it is now, and the settings of the pod's own revision.
+///
+/// Settings come from the pod and not from an object that all share: a container that is started again in its pod, for whatever
+/// reason, must not find settings whose rollout nobody approved.
+fn files(input: &Input<'_>) -> ProjectedVolumeSource {
+    let address_book = ConfigMapProjection { name: names::config(input.name), ..ConfigMapProjection::default() };
+    let settings = DownwardAPIVolumeFile {
+        path: "broker.yaml".to_owned(),
+        field_ref: Some(ObjectFieldSelector {
+            field_path: format!("metadata.annotations['{}']", names::SETTINGS),
+            ..ObjectFieldSelector::default()
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let downward_api = DownwardAPIProjection { items: Some(vec![settings]) };
+    ProjectedVolumeSource {
+        sources: Some(vec![
+            VolumeProjection { config_map: Some(address_book), ..VolumeProjection::default() },
+            VolumeProjection { downward_api: Some(downward_api), ..VolumeProjection::default() },
+        ]),
+        ..ProjectedVolumeSource::default()
     }
 }
 

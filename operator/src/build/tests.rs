@@ -123,8 +123,17 @@ fn the_files_are_yaml_that_the_broker_reads() {
     spec.config.insert("raft.tick.ms".into(), "50".into());
     spec.config.insert("log.retention.ms".into(), "1000".into());
     let config = object(&spec, "ConfigMap x-config");
-    let read = |key: &str| serde_yaml::from_str::<Value>(config["data"][key].as_str().unwrap()).unwrap();
-    let broker = read("broker.yaml");
+    let read = |text: &Value| serde_yaml::from_str::<Value>(text.as_str().unwrap()).unwrap();
+    assert_eq!(config["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["cluster.yaml"], "shared by all");
+    let template = set(&spec)["spec"]["template"].clone();
+    let files = template["spec"]["volumes"][0]["projected"]["sources"].clone();
+    assert_eq!(files[0]["configMap"]["name"], "x-config");
+    let own = files[1]["downwardAPI"]["items"][0].clone();
+    assert_eq!(
+        (own["path"].as_str(), own["fieldRef"]["fieldPath"].as_str()),
+        (Some("broker.yaml"), Some("metadata.annotations['chronik.io/broker.yaml']"))
+    );
+    let broker = read(&template["metadata"]["annotations"][names::SETTINGS]);
     for (key, value) in [
         ("raft.tick.ms", "50"),
         ("kafka.port", "9092"),
@@ -134,7 +143,7 @@ fn the_files_are_yaml_that_the_broker_reads() {
         assert_eq!(broker[key], value, "{key}");
     }
     assert_eq!(broker.get("log.retention.ms"), None, "the cluster's, not the process's");
-    let cluster = read("cluster.yaml");
+    let cluster = read(&config["data"]["cluster.yaml"]);
     assert_eq!(cluster["clusterDefaults"], json!({"default.replication.factor": "3", "log.retention.ms": "1000"}));
     assert_eq!((&cluster["clusterId"], &cluster["join"]), (&json!("id"), &json!(false)));
     assert_eq!(cluster["bootstrapVoters"], json!([1, 2, 3]));

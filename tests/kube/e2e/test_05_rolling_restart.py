@@ -54,3 +54,24 @@ def test_05_a_manual_rollout_restarts_nobody_before_it_is_approved(kube, cluster
     cluster.wait_settled(3)
     assert not set(before) & {p["metadata"]["uid"] for p in cluster.pods()}
     wait.until(lambda: len(ask(kube, cluster.bootstrap(), "brokers")) == 3, "clients to see three brokers", interval=1)
+
+
+def test_05_a_broker_that_is_started_again_in_its_pod_keeps_the_settings_of_its_pod(kube, cluster):
+    cluster.apply(rollout={"policy": "Manual"})
+    cluster.wait_settled(3)
+    before = [p["metadata"]["uid"] for p in cluster.pods()]
+    # No broker starts with this, so whoever found it before it is approved would be lost.
+    cluster.patch(config={"raft.tick.ms": "never"})
+    cluster.wait_blocked("ManualApproval")
+    kube.kill_container(cluster.namespace, "x-1")
+
+    def restarted():
+        return kube.get("pod", "x-1", cluster.namespace)["status"]["containerStatuses"][0]["restartCount"] > 0
+
+    wait.until(restarted, "x-1 to be started again")
+    kube.wait_ready(cluster.namespace, cluster.selector, 3)
+    assert [p["metadata"]["uid"] for p in cluster.pods()] == before
+    cluster.patch(config=None)
+    cluster.wait(lambda s: not (s.get("template") or {}).get("pendingRevision"), "nothing to be approved")
+    cluster.wait_settled(3)
+    assert [p["metadata"]["uid"] for p in cluster.pods()] == before, "what was taken back restarts nobody"

@@ -17,6 +17,8 @@ use super::{Claim, Cluster, NAME, NAMESPACE, timestamp};
 use crate::brokers::{Brokers, ClusterFile, Process, Run, Volume};
 use crate::rng::Rng;
 
+/// Where the template has the settings of the broker's process.
+const SETTINGS: &str = chronik_operator::build::names::SETTINGS;
 const REVISION: &str = "controller-revision-hash";
 /// A node that is silent for so long is unready, and so are its pods.
 const NODE_GRACE_MS: u64 = 5_000;
@@ -56,6 +58,11 @@ impl PodState {
     fn image(&self) -> &str {
         let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         container.and_then(|c| c.image.as_deref()).unwrap_or_default()
+    }
+
+    /// The settings of the broker's process, as its template said.
+    fn settings(&self) -> Option<&str> {
+        self.pod.metadata.annotations.as_ref()?.get(SETTINGS).map(String::as_str)
     }
 
     /// Whether its condition says so.
@@ -359,7 +366,7 @@ impl Cluster {
                 let Some(claim) = self.claims.get(&format!("data-{name}")) else { return };
                 let (uid, capacity) = (claim.uid().to_owned(), claim.capacity());
                 let Some(file) = self.cluster_file() else { return };
-                let faulty = self.config("broker.yaml").is_some_and(|text| text.contains("sim.crash"));
+                let faulty = state.settings().is_some_and(|text| text.contains("sim.crash"));
                 brokers.volumes.entry(uid.clone()).or_insert_with(|| Volume { used: 1, capacity, ..Volume::default() });
                 let process = Process {
                     run: Run::Joining,
