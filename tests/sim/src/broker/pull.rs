@@ -48,6 +48,14 @@ impl Fetcher {
                 _ => false,
             }
     }
+
+    /// What ended its pause is asked for again. When the next pause ends: another answer may have begun it, or made it
+    /// longer, since the alarm was set, and nothing may be asked until then that would set another one.
+    fn end_pauses(&mut self, now_ms: u64) -> Option<u64> {
+        let due = self.paused.iter().filter(|(_, (until, _))| *until <= now_ms).map(|(key, _)| *key);
+        self.dirty.extend(due);
+        self.paused.values().map(|(until, _)| *until).filter(|until| *until > now_ms).min()
+    }
 }
 
 impl Broker {
@@ -161,9 +169,7 @@ impl Broker {
     pub(super) fn fetcher_due(&mut self, _ctx: &mut Ctx<'_>, leader: NodeId) {
         let now_ms = self.now.mono_ms;
         let Some(fetcher) = self.fetchers.get_mut(&leader) else { return };
-        fetcher.alarm = None;
-        let due = fetcher.paused.iter().filter(|(_, (until, _))| *until <= now_ms).map(|(key, _)| *key);
-        fetcher.dirty.extend(due.collect::<Vec<_>>());
+        fetcher.alarm = fetcher.end_pauses(now_ms).map(|until| self.alarms.set(until, Alarm::Fetcher(leader)));
     }
 
     /// The connection is of no use any more: a new one after a pause.
@@ -279,5 +285,23 @@ impl Broker {
             fetcher.paused.remove(&key);
         }
         self.wants_to_pull(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_that_grew_before_its_alarm_ends_all_the_same() {
+        let key = (TopicId::from_u128(1), PartitionIndex(0));
+        let mut fetcher = Fetcher { asleep: true, ..Fetcher::default() };
+        fetcher.assigned.insert(key);
+        // The alarm is set for 10; the answer to an earlier fetch made it 20.
+        fetcher.paused.insert(key, (20, 20));
+        assert_eq!(fetcher.end_pauses(10), Some(20));
+        assert!(!fetcher.may_ask(10));
+        assert_eq!(fetcher.end_pauses(20), None);
+        assert!(fetcher.may_ask(20));
     }
 }

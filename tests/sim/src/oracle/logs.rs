@@ -25,8 +25,11 @@ pub enum Strike {
         /// The disk may have lied about its syncs.
         lied: bool,
     },
-    /// Anything may be gone or wrong.
-    Damage,
+    /// Anything may be gone or wrong of what the process that runs has not opened.
+    Damage {
+        /// Its run.
+        running: Option<u64>,
+    },
     /// It is another disk.
     Replaced,
 }
@@ -138,7 +141,8 @@ impl Logs {
         for key in keys {
             let Some(replica) = self.replicas.get_mut(&key).and_then(|all| all.get_mut(&node)) else { continue };
             match strike {
-                Strike::Power { lied: true, .. } | Strike::Damage => {
+                Strike::Damage { running: Some(run) } if replica.run == run || replica.run == 0 => continue,
+                Strike::Power { lied: true, .. } | Strike::Damage { .. } => {
                     replica.ended = Ended::Uncertain;
                     replica.damaged = true;
                 }
@@ -435,7 +439,7 @@ mod tests {
 
     #[test]
     fn one_struck_disk_excuses_nothing_that_another_one_holds() {
-        for strike in [power(), Strike::Damage, Strike::Replaced] {
+        for strike in [power(), Strike::Damage { running: None }, Strike::Replaced] {
             let mut logs = logs(2);
             assert!(logs.strike(A, strike, 1).is_empty(), "{strike:?}");
             assert_eq!(logs.ledger(&key()).unwrap().end(), 2);
@@ -477,6 +481,16 @@ mod tests {
         logs.strike(A, Strike::Power { durable: true, lied: false }, 2);
         let replica = logs.replica(&key(), A).unwrap();
         assert_eq!((replica.ended, replica.damaged, replica.struck), (Ended::Uncertain, true, true));
+    }
+
+    #[test]
+    fn damage_excuses_only_what_the_running_process_has_not_opened() {
+        for (running, how) in [(Some(1), Ended::Kept), (Some(2), Ended::Uncertain), (None, Ended::Uncertain)] {
+            let mut logs = logs(2);
+            logs.strike(A, Strike::Damage { running }, 1);
+            let replica = logs.replica(&key(), A).unwrap();
+            assert_eq!((replica.ended, replica.damaged), (how, how == Ended::Uncertain), "{running:?}");
+        }
     }
 
     #[test]

@@ -148,9 +148,9 @@ impl Oracle {
         self.untrusted.insert(node);
     }
 
-    /// What the disk of a broker that does not run says at its next start may be wrong.
-    pub fn disk_damaged(&mut self, node: NodeId) {
-        self.strike(node, Strike::Damage);
+    /// What the disk of a broker says of logs that the process of this run has not opened may be wrong.
+    pub fn disk_damaged(&mut self, node: NodeId, running: Option<u64>) {
+        self.strike(node, Strike::Damage { running });
     }
 
     /// The disk is empty, or some of its files are damaged.

@@ -239,9 +239,9 @@ fn inject(world: &mut World, node: NodeId, what: disk::Fault, fault: &Fault) {
     let syncs = matches!(fault, Fault::Fail(_, disk::Operation::Sync | disk::Operation::SyncDir, _));
     if syncs || matches!(fault, Fault::Lie(_) | Fault::Misdirect(..)) {
         world.oracle.disk_untrusted(node);
-        // The next start meets it before anybody has seen what its recovery makes of the logs.
-        if world.hosts.get(&node).is_some_and(|host| host.process.is_none()) {
-            world.oracle.disk_damaged(node);
+        // The next start, or the one under way, meets it before anybody has seen what its recovery makes of the logs.
+        if let Some(host) = world.hosts.get(&node) {
+            world.oracle.disk_damaged(node, host.process.as_ref().map(|_| host.run));
         }
     }
     if let Some(host) = world.hosts.get(&node) {
