@@ -21,7 +21,7 @@ if [ "$mode" = mutants ]; then
     cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim --features chronik-sim/mutants
     # Under another name: the next build without mutants takes the first.
     cp "$CARGO_TARGET_DIR/sim/chronik-sim" "$CARGO_TARGET_DIR/sim/chronik-sim-mutants"
-    exec "$CARGO_TARGET_DIR/sim/chronik-sim-mutants" mutants --scenarios "$SIM/scenarios" "$@"
+    exec "$CARGO_TARGET_DIR/sim/chronik-sim-mutants" mutants --scenarios "$SIM/scenarios" --plans "$SIM/corpus" "$@"
 fi
 # Together with the operator's: alone, what both use would be built a second time with other features.
 cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim

@@ -165,7 +165,10 @@ pub fn mutants(args: &Mutants) -> Done {
         wanted.push(Mutant::from_name(name).ok_or_else(|| format!("there is no mutant {name}"))?);
     }
     let wanted = if wanted.is_empty() { Mutant::ALL.to_vec() } else { wanted };
-    let scripts = args.scenarios.as_ref().map_or_else(|| Ok(Vec::new()), |path| script::find(path))?;
+    let mut scripts = args.scenarios.as_ref().map_or_else(|| Ok(Vec::new()), |path| script::find(path))?;
+    if let Some(path) = &args.plans {
+        scripts.extend(script::plans_with_mutants(path).map_err(|failure| failure.text)?);
+    }
     let runs: Vec<_> = scripts.iter().map(|path| move || script::check(path).err()).collect();
     let scenarios: Vec<runner::Scenario<'_>> = scripts
         .iter()

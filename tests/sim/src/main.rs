@@ -126,6 +126,9 @@ struct Mutants {
     /// Scenario scripts: they may notice what no seed did, and must notice the mutants that they name
     #[arg(long)]
     scenarios: Option<PathBuf>,
+    /// Plans, of which those that name mutants must notice them
+    #[arg(long, requires = "scenarios")]
+    plans: Option<PathBuf>,
     /// No seeds: only each script with the mutants that it names
     #[arg(long, requires = "scenarios")]
     scripts_only: bool,

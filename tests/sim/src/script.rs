@@ -17,7 +17,8 @@
 //! everything must become well, and the oracle judges the whole, as at the end of any run. `Stage` has the
 //! commands. A script is the same run every time; its seed is part of `cluster`.
 //!
-//! `# mutant:` names the defects that put the bug back: with each of them the script must fail ([`mutants`]).
+//! `# mutant:` names the defects that put the bug back: with each of them the script must fail ([`mutants`]). A plan may
+//! have such a line, too ([`plans_with_mutants`]).
 
 mod ask;
 mod moves;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use chronik_model::mutant::Mutant;
 
-use crate::runner::{Failure, PANIC, guarded};
+use crate::runner::{Failure, PANIC, guarded, read_plan, run_plan};
 use crate::trace::Detail;
 use stage::Stage;
 
@@ -77,6 +78,27 @@ pub fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The plans at `path` that are said to notice mutants, sorted.
+///
+/// # Errors
+/// It does not read, or one names a mutant that does not exist.
+pub fn plans_with_mutants(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unread = |error: io::Error| harness(format!("{}: {error}", path.display()));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unread)? {
+        let file = entry.map_err(unread)?.path();
+        if is_plan(&file) && !mutants(&file)?.is_empty() {
+            found.push(file);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_plan(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "plan")
 }
 
 /// The mutants that a script is said to notice.
@@ -153,11 +175,15 @@ fn harness(text: String) -> Failure {
     Failure { invariant: 0, text }
 }
 
-/// Plays a script and compares.
+/// Plays a script and compares, or runs a plan.
 ///
 /// # Errors
 /// What was broken, or what was answered instead.
 pub fn check(path: &Path) -> Result<(), Failure> {
+    if is_plan(path) {
+        let plan = read_plan(path).map_err(|error| harness(error.to_string()))?;
+        return run_plan(&plan, Detail::Hash).failure.map_or(Ok(()), Err);
+    }
     let text = read(path)?;
     named(&text)?;
     let played = play(&text, Detail::Hash);
@@ -194,7 +220,7 @@ pub fn story(path: &Path) -> Result<String, io::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Path, find, mutants, named};
+    use super::{Path, find, mutants, named, plans_with_mutants};
 
     #[test]
     fn every_script_about_a_bug_of_kafka_names_a_mutant_that_puts_it_back() {
@@ -208,6 +234,12 @@ mod tests {
             .collect();
         assert!(without.is_empty(), "{without:?}");
         assert!(scripts.iter().filter(|path| of_kafka(path)).count() > 20);
+    }
+
+    #[test]
+    fn a_plan_of_the_corpus_may_name_a_mutant_that_puts_its_bug_back() {
+        let plans = plans_with_mutants(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap();
+        assert!(!plans.is_empty() && plans.iter().all(|path| path.extension().unwrap() == "plan"), "{plans:?}");
     }
 
     #[test]

@@ -165,9 +165,7 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
     };
     // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
     let mark = up(world, leader).and_then(|broker| broker.partition(partition.topic, tp.partition));
-    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
-    let enough = stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1);
-    if enough && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
+    if can_commit(world, state, gone) && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
@@ -190,6 +188,13 @@ pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
     state.leader.is_some()
         || state.isr.iter().chain(&state.elr).any(|node| !gone.contains(node))
         || none && !last.is_empty() && last.iter().all(|node| !gone.contains(node))
+}
+
+/// Whether anything may ever be committed in it again: somebody may lead it, and as many replicas stay as have to be in sync.
+#[must_use]
+pub fn can_commit(world: &World, state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
+    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
+    has_eligible(state, gone) && stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1)
 }
 
 /// Whether the disk of a broker failed it, so that its log directory or its metadata waits for the next start.

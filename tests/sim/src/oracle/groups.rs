@@ -39,8 +39,6 @@ pub struct Groups {
     open: BTreeMap<u64, Open>,
     next: u64,
     owners: BTreeMap<(String, i32), BTreeMap<TopicPartition, String>>,
-    /// When a member was last given its part of a generation.
-    given: BTreeMap<(String, i32), Micros>,
     /// When the assignment of a generation was first in the hands of a member.
     formed: BTreeMap<String, BTreeMap<i32, Micros>>,
     /// Offsets of these are not judged: the topics came and went.
@@ -52,19 +50,11 @@ pub struct Groups {
     broken: Option<Violation>,
 }
 
-/// Longer than members' sessions and rebalances: whoever was given something so long ago and did not come again owns nothing.
-const LONG_OVER: Micros = 20_000_000;
-
 impl Groups {
     /// A member has its assignment.
     pub fn synced(&mut self, group: &str, generation: i32, member: &str, owned: &[TopicPartition], at: Micros) {
         self.formed.entry(group.to_owned()).or_default().entry(generation).or_insert(at);
         let owners = self.owners.entry((group.to_owned(), generation)).or_default();
-        let last = self.given.insert((group.to_owned(), generation), at);
-        if last.is_some_and(|last| at > last + LONG_OVER) {
-            // The group began again with a number that it had: its coordinator had answered from what was not committed.
-            owners.clear();
-        }
         for tp in owned {
             if let Some(other) = owners.insert(tp.clone(), member.to_owned()).filter(|other| other != member)
                 && !self.forgiven

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronik_core::group::partition_for;
 use chronik_model::{NodeId, TopicName, TopicPartition};
+use chronik_node::settings::OFFSETS_TOPIC;
 
 use super::start::{GROUP, spawn};
 use crate::client::{Client, ConsumerConfig, Kind, ProducerConfig};
@@ -14,7 +16,7 @@ use crate::kernel::Micros;
 use crate::oracle::Violation;
 use crate::oracle::history::Outcome;
 use crate::plan;
-use crate::survey;
+use crate::survey::{self, Surveyed};
 use crate::world::World;
 
 /// How often it is looked whether all is well.
@@ -49,7 +51,7 @@ pub(crate) fn settle(world: &mut World, topics: &[TopicName]) -> Result<(), Viol
     spawn(world, PROBE, Kind::Producer(probe));
     wait(world, deadline, |world| {
         let mut missing = unwritten(world, topics, peace);
-        missing.extend(readers_stuck(world, commits));
+        missing.extend(readers_stuck(world, topics, commits));
         missing
     })?;
     world.kernel.trace.world(world.kernel.now, || "everything was written to; clients stop".to_owned());
@@ -150,8 +152,7 @@ fn unwritten(world: &World, topics: &[TopicName], since: Micros) -> Vec<String> 
         }
     }
     for partition in partitions.iter().filter(|partition| wanted.contains(&partition.tp.topic)) {
-        let eligible = survey::has_eligible(&partition.state, &world.budget.gone);
-        if eligible && !acked.contains_key(&partition.tp) {
+        if survey::can_commit(world, &partition.state, &world.budget.gone) && !acked.contains_key(&partition.tp) {
             found.push(format!("{} takes no record: {:?}", partition.tp, partition.state));
         }
     }
@@ -170,8 +171,15 @@ fn unread(world: &World) -> Vec<String> {
     open.iter().filter(|tp| !lost(tp)).map(|tp| format!("{tp} was not read to its end")).collect()
 }
 
-/// Whether the workload's group commits again.
-fn readers_stuck(world: &World, before: usize) -> Option<String> {
+/// Whether the workload's group commits again. It has to where there is anything to read, and where its offsets go.
+fn readers_stuck(world: &World, topics: &[TopicName], before: usize) -> Option<String> {
+    let partitions = survey::partitions(world);
+    let can_commit = |partition: &Surveyed| survey::can_commit(world, &partition.state, &world.budget.gone);
+    let of_groups: Vec<&Surveyed> =
+        partitions.iter().filter(|known| known.tp.topic.as_str() == OFFSETS_TOPIC).collect();
+    let coordinated = i32::try_from(of_groups.len()).ok().and_then(|count| partition_for(GROUP, count));
+    let kept = of_groups.into_iter().filter(|known| Some(known.tp.partition.0) == coordinated).all(can_commit);
+    let readable = partitions.iter().any(|known| topics.contains(&known.tp.topic) && can_commit(known));
     let stuck = world.plan.shape.workload.group_members > 0 && world.oracle.history.groups.acked() == before;
-    stuck.then(|| format!("group {GROUP} has committed nothing since"))
+    (stuck && kept && readable).then(|| format!("group {GROUP} has committed nothing since"))
 }
