@@ -10,6 +10,7 @@
 
 mod frame;
 mod image;
+mod mark;
 mod segments;
 
 use std::cell::{Cell, RefCell};
@@ -106,7 +107,8 @@ impl<D: Disk + Clone> Store<D> {
         if records.is_empty() {
             store.start(start)?
         } else {
-            store.replay(records)?
+            store.replay(records)?;
+            store.log.begin_marks();
         }
         if let Some(members) = store.read_image()?.and_then(|image| image.metadata?.conf_state) {
             store.image_members = members;
@@ -127,6 +129,8 @@ impl<D: Disk + Clone> Store<D> {
                 return Err(OpenError::Corrupted { path, offset: 0, problem });
             }
         }
+        self.log.check_gone()?;
+        self.log.begin_marks();
         let Start::Bootstrap { voters } = start else {
             // Something durable, so that a restart with other settings does not found a second cluster.
             let members = Record::ConfState { index: 0, state: ConfState::default() };
@@ -264,6 +268,7 @@ impl<D: Disk + Clone> Store<D> {
             self.entries.clear();
             self.bytes = 0;
             self.log.forget_entries();
+            self.log.sync_marks();
             self.tidy_up()?;
         }
         for entry in batch.entries {
@@ -289,6 +294,8 @@ impl<D: Disk + Clone> Store<D> {
     pub(crate) fn members_changed(&mut self, index: u64, state: ConfState) -> Result<(), StorageFailed> {
         let hard = HardState { commit: self.hard.commit.max(index), ..self.hard };
         self.append(&[Record::HardState(hard), Record::ConfState { index, state: state.clone() }])?;
+        // Who forgets this may believe to be the only voter.
+        self.log.sync_marks();
         self.hard = hard;
         self.members = (index, state);
         Ok(())

@@ -6,7 +6,8 @@
 //!
 //! Recovery cuts a torn batch from the end of the last segment: it was never acknowledged. A damaged frame that is
 //! followed by a good one, or that lies in any other segment, cannot come from a power cut, because a frame is
-//! written only after the one before it is durable: that is corruption and is refused, with nothing changed.
+//! written only after the one before it is durable: that is corruption and is refused, with nothing changed. So is a log
+//! that ends before a batch of which a mark ([`super::mark`]) says that it was durable.
 //!
 //! After an error of `append` the log is dead: it answers the same error for ever.
 
@@ -15,6 +16,7 @@ use chronik_log::disk::{Disk, FileRef};
 use chronik_model::{NodeId, mutant};
 
 use super::frame::{FRAME_HEADER, Place, Record, decode_records, encode_records, frame_around, frame_at};
+use super::mark::Marks;
 use crate::chunks::crc32c;
 use crate::error::{OpenError, StorageFailed};
 
@@ -48,6 +50,7 @@ pub(super) struct Segments<D> {
     next_number: u64,
     next_batch: u64,
     spare: Option<FileRef>,
+    marks: Marks,
     failure: Option<StorageFailed>,
 }
 
@@ -103,6 +106,7 @@ fn check_header(bytes: &Bytes, node: NodeId, number: u64) -> Result<(), HeaderPr
 impl<D: Disk> Segments<D> {
     /// Opens the log in `dir`, which exists, and returns all its records in order.
     pub(super) fn open(disk: D, dir: &str, node: NodeId, segment_bytes: u64) -> Result<(Self, Vec<Record>), OpenError> {
+        let marks = Marks::open(&disk, dir, node)?;
         let mut log = Self {
             disk,
             dir: dir.to_owned(),
@@ -112,6 +116,7 @@ impl<D: Disk> Segments<D> {
             next_number: 1,
             next_batch: 1,
             spare: None,
+            marks,
             failure: None,
         };
         let listed = log.disk.list(dir).map_err(failed("listing", dir))?;
@@ -166,7 +171,10 @@ impl<D: Disk> Segments<D> {
                 HeaderProblem::Damaged(_)
                     if last && self.may_be_torn(number) && good_frame_after(number, &bytes, 0).is_none() =>
                 {
-                    self.remove(&path).map_err(OpenError::from)
+                    match self.lost_end() {
+                        Some(problem) => Err(corrupted(0, problem)),
+                        None => self.remove(&path).map_err(OpenError::from),
+                    }
                 }
                 HeaderProblem::Damaged(problem) => Err(corrupted(0, problem)),
             };
@@ -189,13 +197,15 @@ impl<D: Disk> Segments<D> {
             position = frame.end;
         }
         if position < bytes.len() {
-            let problem = || "the checksum is wrong, and good records follow".to_owned();
             if !last {
                 return Err(corrupted(position, "the checksum is wrong in a segment that was complete".to_owned()));
             }
             if good_frame_after(number, &bytes, position + 1).is_some() && !mutant!(TrustShortRaftLog) {
-                return Err(corrupted(position, problem()));
+                return Err(corrupted(position, "the checksum is wrong, and good records follow".to_owned()));
             }
+        }
+        if let Some(problem) = self.lost_end().filter(|_| last) {
+            return Err(corrupted(position, problem));
         }
         if position == HEADER {
             if last && self.may_be_torn(number) {
@@ -217,6 +227,37 @@ impl<D: Disk> Segments<D> {
         self.segments.push(Segment { number, path, file, max_index });
         self.next_number = number + 1;
         Ok(())
+    }
+
+    /// What is wrong when the batches found so far are not all that were durable once.
+    fn lost_end(&self) -> Option<String> {
+        let (due, marked) = (self.next_batch, self.marks.found());
+        // The mutants mark what was not synced.
+        let blind = mutant!(TrustShortRaftLog)
+            || mutant!(SkipRaftSync)
+            || mutant!(SkipVoteSync)
+            || mutant!(RetryFailedSync)
+            || mutant!(SkipDirSync);
+        (marked >= due && !blind)
+            .then(|| format!("the log ends before batch {due}, and batch {marked} was durable: the disk lost its end"))
+    }
+
+    /// The marks name a log, and there is none.
+    pub(super) fn check_gone(&self) -> Result<(), OpenError> {
+        match self.lost_end() {
+            Some(problem) => Err(OpenError::Corrupted { path: self.marks.path().to_owned(), offset: 0, problem }),
+            None => Ok(()),
+        }
+    }
+
+    /// Recovery is done: what is made durable from now on is marked.
+    pub(super) fn begin_marks(&mut self) {
+        self.marks.begin(&self.disk, self.next_batch - 1);
+    }
+
+    /// Makes the marks durable, too.
+    pub(super) fn sync_marks(&mut self) {
+        self.marks.sync(&self.disk, &self.dir);
     }
 
     /// Whether a segment without a good frame may be one that was just being created. The segments before it are
@@ -291,6 +332,7 @@ impl<D: Disk> Segments<D> {
                 segment.max_index = segment.max_index.max(entry.index);
             }
         }
+        self.marks.set(self.next_batch);
         self.next_batch += 1;
         if starts_segment {
             self.replenish();

@@ -1,6 +1,6 @@
 //! Crashes at every write, torn tails, corruption, full disks.
 
-use chronik_consensus::{Config, OpenError, Role};
+use chronik_consensus::{Config, MembershipChange, OpenError, Role, Start};
 use chronik_log::disk::{Disk, Fault, MemDisk, Operation};
 use chronik_model::NodeId;
 
@@ -53,9 +53,7 @@ fn fail_at(victim: i32, operation: Operation, n: u64, seed: u64) -> bool {
         if let Some(leader) = cluster.leader() {
             cluster.propose(leader);
             if round == 30 {
-                let _ = cluster
-                    .replica(leader)
-                    .change_membership(chronik_consensus::MembershipChange::AddLearner(NodeId(4)));
+                let _ = cluster.replica(leader).change_membership(MembershipChange::AddLearner(NodeId(4)));
             }
         }
         cluster.pump();
@@ -163,6 +161,8 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
         let path = format!("raft/{}", log_files(&disk)[0]);
         let file = disk.open(&path).expect("open");
         file.truncate(file.len() - cut).expect("cut");
+        // It was never confirmed.
+        disk.remove_file("raft/synced").expect("removed");
         disk.kill();
         let mut cluster = Cluster::new(1);
         cluster.on_disk(1, disk, |_| {});
@@ -179,6 +179,92 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
         assert_eq!(cluster.nodes[&1].state.len(), commands + 5, "what follows the cut is found again");
     }
     assert!(lost > 20, "{lost}");
+}
+
+#[test]
+fn a_log_that_lost_an_end_which_was_durable_is_refused_and_not_changed() {
+    let mut refused = 0;
+    for cut in 1..400 {
+        let cluster = with_log();
+        let disk = cluster.nodes[&1].disk.clone();
+        let path = format!("raft/{}", log_files(&disk)[0]);
+        let left = disk.read(&path).expect("read").len() as u64 - cut;
+        disk.lose_end(&path, left).expect("cut");
+        let mut cluster = Cluster::new(1);
+        cluster.on_disk(1, disk.clone(), |_| {});
+        match cluster.open(1, &voters(&[1])) {
+            Err(OpenError::Corrupted { path: at, problem, .. }) => {
+                assert_eq!(at, path);
+                assert!(problem.contains("lost its end"), "{problem}");
+                assert_eq!(disk.read(&path).expect("read").len() as u64, left, "untouched");
+                refused += 1;
+            }
+            // Padding carries nothing.
+            Ok(()) => assert!(cut < 8, "cut by {cut}"),
+            Err(other) => panic!("cut by {cut}: {other}"),
+        }
+    }
+    assert!(refused >= 392, "{refused}");
+}
+
+#[test]
+fn a_log_that_is_gone_is_missed_and_nothing_is_founded_in_its_place() {
+    let mut cluster = with_log();
+    let disk = cluster.nodes[&1].disk.clone();
+    for name in log_files(&disk) {
+        disk.remove_file(&format!("raft/{name}")).expect("removed");
+    }
+    for entry in disk.list("raft").expect("listed") {
+        if entry.name.starts_with("image-") {
+            disk.remove_file(&format!("raft/{}", entry.name)).expect("removed");
+        }
+    }
+    let Err(OpenError::Corrupted { path, .. }) = cluster.open(1, &voters(&[1])) else { panic!("founded anew") };
+    assert_eq!(path, "raft/synced");
+}
+
+#[test]
+fn an_end_that_was_never_confirmed_is_not_missed_after_a_power_cut() {
+    for seed in 0..100 {
+        let mut cluster = Cluster::formed_with(1, seed, small);
+        cluster.propose_many(1, 3 + seed as usize);
+        cluster.nodes[&1].disk.inject(Fault::Fail(Operation::Sync, 1));
+        cluster.propose(1).expect("appended in memory");
+        cluster.pump();
+        let promised = cluster.acknowledged.len();
+        cluster.crash(1, seed);
+        cluster.restart(1);
+        cluster.ticks(20);
+        assert!(cluster.nodes[&1].state.len() >= promised, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_voter_whose_log_forgot_that_others_vote_does_not_lead_alone() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::formed(1, seed);
+        cluster.propose_many(1, 3);
+        let disk = cluster.nodes[&1].disk.clone();
+        let path = format!("raft/{}", log_files(&disk)[0]);
+        let alone = disk.read(&path).expect("read").len() as u64;
+        for id in [2, 3] {
+            cluster.add(id, &Start::Join);
+            cluster.connect_all();
+            cluster.change(1, MembershipChange::AddLearner(NodeId(id)));
+            cluster.ticks(10);
+            cluster.change(1, MembershipChange::Promote(NodeId(id)));
+            cluster.ticks(10);
+        }
+        cluster.propose_many(1, 3);
+        // Also when what was not synced is gone with the power.
+        cluster.crash(1, seed);
+        disk.lose_end(&path, alone).expect("cut");
+        let Err(OpenError::Corrupted { path: at, problem, .. }) = cluster.open(1, &voters(&[1])) else {
+            panic!("seed {seed}: it leads alone")
+        };
+        assert_eq!(at, path);
+        assert!(problem.contains("lost its end"), "{problem}");
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use super::{Damage, Target};
 pub(super) fn spoil(disk: &MemDisk, target: Target, damage: Damage, seed: u64) -> Option<String> {
     let mut random = SplitMix64::new(seed);
     let wanted = |path: &str| match target {
-        Target::Raft => path.starts_with("raft/"),
+        // Damage to the marks only makes them say less, and would be none.
+        Target::Raft => path.starts_with("raft/") && path != "raft/synced",
         Target::Partition => !path.starts_with("raft/") && path.ends_with(".log"),
     };
     let files: Vec<(String, u64)> = disk.files().into_iter().filter(|(path, len)| *len > 0 && wanted(path)).collect();
