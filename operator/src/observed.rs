@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use crate::api::ChronikCluster;
+use crate::build::names;
 use crate::ports::{Children, Expansion};
 
 /// A broker's id: the ordinal of its pod + 1.
@@ -224,4 +227,14 @@ pub struct Observed {
     pub expansion: Expansion,
     /// What the API server said when a disk was to grow and it refused.
     pub growth_refused: Option<String>,
+}
+
+/// Whether an object belongs to the cluster: owned by it, or by nobody while it has the cluster's label.
+#[must_use]
+pub fn is_ours(meta: &ObjectMeta, uid: &str, cluster: &str) -> bool {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) => owner.uid == uid,
+        None => meta.labels.as_ref().and_then(|l| l.get(names::CLUSTER_LABEL)).is_some_and(|label| label == cluster),
+    }
 }

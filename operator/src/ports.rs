@@ -216,8 +216,8 @@ pub trait Kube: Send + Sync {
     /// The ChronikCluster itself; None when it does not exist.
     fn cluster(&self, key: &Key) -> impl Future<Output = Result<Option<ChronikCluster>, KubeError>> + Send;
 
-    /// All children by label `chronik.io/cluster`, and the control secret by its name, so that one that lost its label is not drawn
-    /// anew; may be stale by any amount.
+    /// All children by label `chronik.io/cluster`; the control secret and the StatefulSet also by name, so that one that lost its label
+    /// is neither drawn anew nor taken for missing. May be stale by any amount.
     fn children(&self, key: &Key) -> impl Future<Output = Result<Children, KubeError>> + Send;
 
     /// Metadata of an object by name, whatever its labels, read past every cache; None when it does not exist.

@@ -30,7 +30,7 @@ pub struct PodTemplateSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// How many brokers a node drain may stop at a time.
+/// How many brokers a node drain may stop at a time, while none must be kept from stopping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudgetSpec {

@@ -61,6 +61,8 @@ pub struct Input<'a> {
     pub token: &'a Token,
     /// What clients from outside are told, as far as it is known.
     pub advertised: &'a BTreeMap<NodeId, Vec<Advertised>>,
+    /// Whether any broker may be stopped now without making anything unavailable; until then nobody is evicted.
+    pub may_evict: bool,
 }
 
 impl Input<'_> {
@@ -130,7 +132,7 @@ fn disruption_budget(input: &Input<'_>) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: input.meta(input.name.to_owned()),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(spec.max_unavailable)),
+            max_unavailable: Some(IntOrString::Int(if input.may_evict { spec.max_unavailable } else { 0 })),
             unhealthy_pod_eviction_policy: Some(spec.unhealthy_pod_eviction_policy.as_str().to_owned()),
             selector: Some(input.selector()),
             ..PodDisruptionBudgetSpec::default()

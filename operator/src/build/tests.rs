@@ -25,6 +25,7 @@ fn with<T>(spec: &ChronikClusterSpec, brokers: i32, use_it: impl FnOnce(&Input<'
         image: "img:1",
         token: &token,
         advertised: &none,
+        may_evict: true,
     })
 }
 
@@ -96,6 +97,23 @@ fn pods_meet_the_restricted_standard() {
     assert_eq!(pod["topologySpreadConstraints"].as_array().unwrap().len(), 2);
     assert_eq!(pod["topologySpreadConstraints"][0]["whenUnsatisfiable"], "ScheduleAnyway");
     assert!(pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"].is_array());
+}
+
+#[test]
+fn nobody_is_evicted_while_a_broker_must_not_stop() {
+    let budget = |may_evict, most| {
+        let mut spec = ChronikClusterSpec::default();
+        spec.pod_disruption_budget.max_unavailable = most;
+        with(&spec, 3, |input| disruption_budget(&Input { may_evict, ..input.clone() })).spec.unwrap()
+    };
+    assert_eq!(budget(true, 2).max_unavailable, Some(IntOrString::Int(2)));
+    let held = budget(false, 2);
+    assert_eq!(held.max_unavailable, Some(IntOrString::Int(0)));
+    assert_eq!(
+        held.unhealthy_pod_eviction_policy.as_deref(),
+        Some("AlwaysAllow"),
+        "a pod that is down holds up no drain"
+    );
 }
 
 #[test]

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -155,6 +156,18 @@ impl KubeIo {
         self.write("apply", kind_name(kind), api.patch(&name, &params, &Patch::Apply(object))).await.map(drop)
     }
 
+    /// The object of that name is among those found, though it lost the label by which they are found.
+    async fn and_named<K>(&self, key: &Key, name: &str, found: &mut Vec<K>) -> Result<(), KubeError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        if !found.iter().any(|object| object.meta().name.as_deref() == Some(name)) {
+            let api: Api<K> = self.api(key);
+            found.extend(self.read(api.get_opt(name)).await?.map(trimmed));
+        }
+        Ok(())
+    }
+
     async fn delete_one(
         &self,
         key: &Key,
@@ -175,22 +188,19 @@ impl Kube for KubeIo {
     }
 
     async fn children(&self, key: &Key) -> Result<Children, KubeError> {
-        let (accounts, mut secrets, maps, services, sets, budgets, policies, pods, claims) = futures::try_join!(
+        let (accounts, mut secrets, maps, services, mut sets, budgets, policies, pods, claims) = futures::try_join!(
             self.labelled(key),
             self.labelled::<Secret>(key),
             self.labelled(key),
             self.labelled(key),
-            self.labelled(key),
+            self.labelled::<StatefulSet>(key),
             self.labelled(key),
             self.labelled(key),
             self.labelled::<Pod>(key),
             self.labelled::<PersistentVolumeClaim>(key),
         )?;
-        let control = names::control(&key.name);
-        if !secrets.iter().any(|secret| secret.metadata.name.as_ref() == Some(&control)) {
-            let api: Api<Secret> = self.api(key);
-            secrets.extend(self.read(api.get_opt(&control)).await?.map(trimmed));
-        }
+        self.and_named(key, &names::control(&key.name), &mut secrets).await?;
+        self.and_named(key, &key.name, &mut sets).await?;
         let mut objects = Vec::new();
         objects.extend(accounts.into_iter().map(|o| Object::ServiceAccount(Box::new(o))));
         objects.extend(secrets.into_iter().map(|o| Object::Secret(Box::new(o))));
@@ -396,13 +406,13 @@ const fn kind_name(kind: Kind) -> &'static str {
 }
 
 fn api_resource(kind: Kind) -> ApiResource {
-    use k8s_openapi::api::{apps, core, networking, policy};
+    use k8s_openapi::api::{core, networking, policy};
     match kind {
         Kind::ServiceAccount => ApiResource::erase::<core::v1::ServiceAccount>(&()),
         Kind::Secret => ApiResource::erase::<Secret>(&()),
         Kind::ConfigMap => ApiResource::erase::<core::v1::ConfigMap>(&()),
         Kind::Service => ApiResource::erase::<core::v1::Service>(&()),
-        Kind::StatefulSet => ApiResource::erase::<apps::v1::StatefulSet>(&()),
+        Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
         Kind::PodDisruptionBudget => ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
         Kind::NetworkPolicy => ApiResource::erase::<networking::v1::NetworkPolicy>(&()),
     }

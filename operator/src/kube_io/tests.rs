@@ -238,17 +238,28 @@ async fn the_same_event_goes_over_the_wire_once() {
 }
 
 #[tokio::test]
-async fn the_control_secret_is_found_without_its_label_and_asked_for_only_then() {
+async fn what_must_not_be_made_anew_is_found_without_its_label_and_asked_for_only_then() {
     let list = |items: Value| (200, json!({ "metadata": {}, "items": items }));
     let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x-control", "uid": "s" } });
     let mut answers = vec![list(json!([])); 9];
-    answers.push((200, secret));
+    answers.push((200, secret.clone()));
+    answers.push((
+        200,
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "x", "uid": "w" } }),
+    ));
+    answers.extend(vec![list(json!([])); 9]);
+    answers[12] = list(json!([secret]));
+    answers[15] = list(json!([{ "metadata": { "name": "x", "uid": "w" } }]));
     let (kube, server) = kube(&answers, Fence::open()).await;
-    let found: Vec<String> =
-        Box::pin(kube.children(&key())).await.unwrap().objects.iter().map(|o| o.reference().to_string()).collect();
-    assert_eq!(found, ["Secret x-control"]);
+    for asked in [11, 20] {
+        let found = Box::pin(kube.children(&key())).await.unwrap().objects;
+        let found: Vec<String> = found.iter().map(|o| o.reference().to_string()).collect();
+        assert_eq!(found, ["Secret x-control", "StatefulSet x"]);
+        assert_eq!(server.seen.lock().len(), asked);
+    }
     let seen = server.seen.lock().clone();
-    assert_eq!((seen.len(), seen[9].uri.split('?').next()), (10, Some("/api/v1/namespaces/n/secrets/x-control")));
+    assert_eq!(seen[9].uri.split('?').next(), Some("/api/v1/namespaces/n/secrets/x-control"));
+    assert_eq!(seen[10].uri.split('?').next(), Some("/apis/apps/v1/namespaces/n/statefulsets/x"));
 }
 
 #[tokio::test]

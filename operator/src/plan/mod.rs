@@ -268,6 +268,16 @@ pub fn unmarked(view: &View) -> Vec<(NodeId, String)> {
     view.members().filter(|_| exists).filter_map(|node| Some((node, claim(node)?.uid.clone()))).collect()
 }
 
+/// Whether any one broker may be stopped now, as far as quorum and replicas go: what a restart waits for, a node drain waits for, too.
+#[must_use]
+pub fn may_evict(wanted: &Wanted, view: &View) -> bool {
+    let Some((leader, cluster)) = view.leader() else { return false };
+    let held = |node| {
+        roll::last_copy(wanted, view, node).is_some() || roll::unsafe_to_stop(view, leader, cluster, node).is_some()
+    };
+    !view.members().any(held)
+}
+
 /// Gates that open by themselves within seconds.
 #[must_use]
 pub const fn passes_soon(gate: Gate) -> bool {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
 use crate::api::{ChronikClusterStatus, Operation, OperationStatus, OperationStep, RebalanceStatus};
 use crate::build::names;
-use crate::observed::{Answer, BrokerFacts, ClusterFacts, NodeId, Observed, RegisteredFacts};
+use crate::observed::{Answer, BrokerFacts, ClusterFacts, NodeId, Observed, RegisteredFacts, is_ours};
 use crate::ports::{Expansion, Object};
 use crate::quantity;
 
@@ -102,9 +102,13 @@ impl View {
     /// Digests what was observed.
     #[must_use]
     pub fn of(observed: &Observed, status: &ChronikClusterStatus, now: Timestamp) -> Self {
-        let name = observed.cluster.metadata.name.as_deref().unwrap_or_default();
+        let meta = &observed.cluster.metadata;
+        let (name, uid) = (meta.name.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default());
         let set = observed.children.objects.iter().find_map(|object| match object {
-            Object::StatefulSet(set) if set.metadata.name.as_deref() == Some(name) => Some(set_view(set)),
+            // Somebody else's is none.
+            Object::StatefulSet(set) if set.metadata.name.as_deref() == Some(name) => {
+                is_ours(&set.metadata, uid, name).then(|| set_view(set))
+            }
             _ => None,
         });
         let pods = observed.children.pods.iter();

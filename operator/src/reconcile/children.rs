@@ -14,7 +14,8 @@ use super::{Error, Pass, doing, observe};
 use crate::api::Gate;
 use crate::build::{self, names};
 use crate::hash;
-use crate::plan::{Hold, Plan, Step, View, Wanted};
+use crate::observed::is_ours;
+use crate::plan::{self, Hold, Plan, Step, View, Wanted};
 use crate::ports::{Brokers, Kube, KubeError, Object, ObjectRef, Propagation};
 
 impl<K: Kube, B: Brokers> Pass<'_, K, B> {
@@ -34,6 +35,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             image,
             token: &self.token,
             advertised,
+            may_evict: true,
         }
     }
 
@@ -46,7 +48,9 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     ) -> Result<Option<Hold>, Error> {
         let advertised = observe::advertised(self.key, &self.observed);
         let image = self.image();
-        let input = self.build_input(crate::plan::brokers(wanted, view), &image, &advertised);
+        let brokers = plan::brokers(wanted, view);
+        let may_evict = plan::may_evict(wanted, view);
+        let input = build::Input { may_evict, ..self.build_input(brokers, &image, &advertised) };
         let mut objects = build::children(&input);
         let set = self.sized(&input, view, view.size());
         // One that is being made anew, or deleted for it, is the step's own business.
@@ -94,7 +98,7 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
     pub(super) async fn resize(&mut self, wanted: &Wanted, view: &View, to: i32) -> Result<Option<Hold>, Error> {
         let advertised = observe::advertised(self.key, &self.observed);
         let image = self.image();
-        let input = self.build_input(crate::plan::brokers(wanted, view), &image, &advertised);
+        let input = self.build_input(plan::brokers(wanted, view), &image, &advertised);
         let object = self.sized(&input, view, to);
         told(self.apply(object, true).await)
     }
@@ -168,15 +172,6 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             }
         }
         Ok(())
-    }
-}
-
-/// Owned by this cluster, or by nobody while it has the cluster's label.
-pub(super) fn is_ours(meta: &ObjectMeta, uid: &str, name: &str) -> bool {
-    let owners = meta.owner_references.as_deref().unwrap_or_default();
-    match owners.iter().find(|owner| owner.controller == Some(true)) {
-        Some(owner) => owner.uid == uid,
-        None => meta.labels.as_ref().and_then(|l| l.get(names::CLUSTER_LABEL)).is_some_and(|label| label == name),
     }
 }
 

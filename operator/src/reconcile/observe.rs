@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::build::{Advertised, names, node_port_service};
-use crate::observed::{Answer, NodeId, Observed};
+use crate::observed::{Answer, NodeId, Observed, is_ours};
 use crate::plan::{View, Wanted};
 use crate::ports::{BrokerAddress, Brokers, Children, Key, Object, Token};
 
 use super::Fresh;
-use super::children::is_ours;
 
 /// The control secret that exists, or a fresh one. Somebody else's says nothing.
 pub(super) fn token(key: &Key, uid: &str, children: &Children, fresh: &Fresh) -> Token {

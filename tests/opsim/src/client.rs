@@ -207,7 +207,8 @@ impl Kube for Client {
             let pods = self.cached(world, "pods", |world| &world.kube.lists.pods);
             let claims = self.cached(world, "claims", |world| &world.kube.lists.claims);
             let control = ObjectRef { kind: Kind::Secret, name: format!("{NAME}-control") };
-            let shown = |o: &&Object| Self::labelled(o.meta()) || o.reference() == control;
+            let set = ObjectRef { kind: Kind::StatefulSet, name: NAME.to_owned() };
+            let shown = |o: &&Object| Self::labelled(o.meta()) || [&control, &set].contains(&&o.reference());
             let objects: Vec<Object> = objects.iter().flat_map(|list| list.iter()).filter(shown).cloned().collect();
             let replicas = objects.iter().find_map(|object| match object {
                 Object::StatefulSet(set) => set.spec.as_ref().and_then(|spec| spec.replicas),

@@ -218,3 +218,25 @@ fn disks_count_as_the_clusters_from_the_moment_that_founders_lead_and_a_removed_
     view.founded = true;
     assert_eq!(unmarked(&view), both);
 }
+
+#[test]
+fn a_node_drain_waits_for_what_a_restart_waits_for() {
+    assert!(may_evict(&wanted(3), &healthy(3)));
+    type Change = fn(&mut ClusterFacts);
+    let cases: [(&str, Change); 4] = [
+        ("a replica is behind", |c| c.brokers.get_mut(&NodeId(2)).unwrap().restart_blockers = 1),
+        ("a broker is away", |c| c.brokers.get_mut(&NodeId(3)).unwrap().fenced = true),
+        ("a broker stops", |c| c.brokers.get_mut(&NodeId(3)).unwrap().in_controlled_shutdown = true),
+        ("a voter lags", |c| c.progress.get_mut(&NodeId(3)).unwrap().caught_up = false),
+    ];
+    for (name, change) in cases {
+        let mut view = healthy(3);
+        cluster(&mut view, change);
+        assert!(!may_evict(&wanted(3), &view), "{name}");
+    }
+    let mut silent = healthy(3);
+    silent.brokers.clear();
+    assert!(!may_evict(&wanted(3), &silent), "nobody knows");
+    assert!(may_evict(&wanted(1), &healthy(1)), "one broker cannot be drained without a pause");
+    assert!(!may_evict(&Wanted { storage: None, ..wanted(1) }, &healthy(1)), "its data would go with it");
+}

@@ -4,6 +4,7 @@
 use chronik_operator::api::{ChronikClusterStatus, ScaleDownPolicy};
 use chronik_operator::ports::{Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::kubernetes::{LABEL, NAME, read_cluster_file};
 use crate::world::World;
@@ -110,6 +111,12 @@ impl World {
             let uid = self.kube.cluster.as_ref().and_then(|cluster| cluster.metadata.uid.as_deref());
             if controller(meta) != uid {
                 return Some(format!("{reference} belongs to {:?}", controller(meta)));
+            }
+            if let Object::PodDisruptionBudget(budget) = &stored.object {
+                let most = budget.spec.as_ref().and_then(|spec| spec.max_unavailable.clone());
+                if most != Some(IntOrString::Int(1)) {
+                    return Some(format!("{reference} lets {most:?} brokers be evicted, and all is well"));
+                }
             }
             if let Object::Service(service) = &stored.object {
                 let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()?.get(LABEL));

@@ -46,16 +46,16 @@ impl Cluster {
         keeps
     }
 
-    /// One of the children but the StatefulSet.
-    fn child(&self, which: u64) -> Option<ObjectRef> {
-        let all: Vec<&ObjectRef> = self.objects.keys().filter(|child| child.kind != Kind::StatefulSet).collect();
+    /// One of the children that are `meant`.
+    fn child(&self, which: u64, meant: impl Fn(&ObjectRef) -> bool) -> Option<ObjectRef> {
+        let all: Vec<&ObjectRef> = self.objects.keys().filter(|child| meant(child)).collect();
         let at = usize::try_from(which).unwrap_or(0).checked_rem(all.len())?;
         all.get(at).map(|child| (*child).clone())
     }
 
     /// One of the children but the StatefulSet is deleted.
     pub fn delete_child(&mut self, which: u64) {
-        let Some(child) = self.child(which) else { return };
+        let Some(child) = self.child(which, |child| child.kind != Kind::StatefulSet) else { return };
         self.tell(format!("somebody deletes {child}"));
         self.objects.remove(&child);
         self.lists.objects.dirty = true;
@@ -63,7 +63,7 @@ impl Cluster {
 
     /// One of them loses its label.
     pub fn unlabel(&mut self, which: u64) {
-        let Some(child) = self.child(which) else { return };
+        let Some(child) = self.child(which, |_| true) else { return };
         let version = self.version();
         let Some(stored) = self.objects.get_mut(&child) else { return };
         let meta = stored.object.meta_mut();
