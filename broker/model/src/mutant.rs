@@ -60,6 +60,8 @@ mutants! {
     VoteTwice "vote-twice" caught by [2];
     /// A damaged record of the Raft log ends it, wherever it is, and what follows is thrown away.
     TrustShortRaftLog "trust-short-raft-log" caught by [1, 10];
+    /// A Raft log that lost an end which was durable is taken for one that a power cut tore.
+    TrustLostEnd "trust-lost-end" caught by [];
     /// The members written to the Raft log are not taken over at restart.
     ForgetMembers "forget-members" caught by [13, 2];
     /// A leader answers linearizable reads without asking a majority.

@@ -233,7 +233,8 @@ impl<D: Disk> Segments<D> {
     fn lost_end(&self) -> Option<String> {
         let (due, marked) = (self.next_batch, self.marks.found());
         // The mutants mark what was not synced.
-        let blind = mutant!(TrustShortRaftLog)
+        let blind = mutant!(TrustLostEnd)
+            || mutant!(TrustShortRaftLog)
             || mutant!(SkipRaftSync)
             || mutant!(SkipVoteSync)
             || mutant!(RetryFailedSync)
