@@ -1,7 +1,7 @@
 //! Crashes at every write, torn tails, corruption, full disks.
 
 use chronik_consensus::{Config, MembershipChange, OpenError, Role, Start};
-use chronik_log::disk::{Disk, Fault, MemDisk, Operation};
+use chronik_log::disk::{Disk, Fault, MemDisk, Operation, RealDisk};
 use chronik_model::NodeId;
 
 use crate::harness::{Cluster, voters};
@@ -205,6 +205,45 @@ fn a_log_that_lost_an_end_which_was_durable_is_refused_and_not_changed() {
         }
     }
     assert!(refused >= 392, "{refused}");
+}
+
+#[test]
+fn real_files_that_lost_an_end_which_was_durable_are_refused() {
+    let root = std::env::temp_dir().join(format!("chronik-lost-end-{}", std::process::id()));
+    let open = || {
+        let disk = RealDisk::open(&root).expect("a directory");
+        chronik_consensus::Replica::open(Config::new(NodeId(1)), disk, "raft", &voters(&[1]), 0)
+    };
+    let (mut replica, _) = open().expect("an empty disk");
+    // More than the marks' file takes before it begins anew.
+    for number in 0..5_000_u32 {
+        if replica.is_leader() {
+            replica.propose(number.to_be_bytes().to_vec().into()).expect("it leads");
+        }
+        while replica.has_ready() {
+            replica.ready(drop).expect("the disk does not fail");
+        }
+    }
+    let last = replica.status().last_index;
+    assert!(last.0 > 4_900, "{last:?}");
+    drop(replica);
+    let (replica, _) = open().expect("a sound log");
+    assert!(replica.status().last_index >= last, "with the election of the lone voter");
+    drop(replica);
+
+    let raft = root.join("raft");
+    let listed = std::fs::read_dir(&raft).expect("listed").map(|entry| entry.expect("listed").path());
+    let newest = listed.filter(|path| path.to_string_lossy().contains("log-")).max().expect("a log");
+    let file = std::fs::OpenOptions::new().write(true).open(&newest).expect("open");
+    file.set_len(file.metadata().expect("known").len() - 300).expect("cut");
+    let Err(OpenError::Corrupted { problem, .. }) = open().map(drop) else { panic!("accepted") };
+    assert!(problem.contains("lost its end"), "{problem}");
+    // Who removes the marks accepts the loss.
+    std::fs::remove_file(raft.join("synced")).expect("removed");
+    let (replica, _) = open().expect("what is left is sound");
+    assert!(replica.status().last_index < last);
+    drop(replica);
+    std::fs::remove_dir_all(&root).expect("removed");
 }
 
 #[test]
