@@ -271,7 +271,8 @@ pub fn unmarked(view: &View) -> Vec<(NodeId, String)> {
 /// Whether any one broker may be stopped now, as far as quorum and replicas go: what a restart waits for, a node drain waits for, too.
 #[must_use]
 pub fn may_evict(wanted: &Wanted, view: &View) -> bool {
-    let Some((leader, cluster)) = view.leader() else { return false };
+    // None is left to be evicted when it is stopped.
+    let Some((leader, cluster)) = view.leader() else { return view.size() == 0 };
     let held = |node| {
         roll::last_copy(wanted, view, node).is_some() || roll::unsafe_to_stop(view, leader, cluster, node).is_some()
     };

@@ -95,9 +95,12 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
             waits(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
         );
     }
+    // Not ready and leading: its pod may only not have been asked yet.
+    let node = candidates.iter().copied().find(|node| *node != leader).unwrap_or(node);
     match roll::unsafe_to_stop(view, leader, cluster, node) {
         Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..waits(node) }),
-        None => act(node, "is not ready and has an old template"),
+        None => roll::hand_over(wanted, view, leader, cluster, node)
+            .unwrap_or_else(|| act(node, "is not ready and has an old template")),
     }
 }
 

@@ -60,20 +60,11 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         let step = began.unwrap_or(OperationStep::Begin);
         return Flow::Wait(Doing { holds: vec![hold], ..Doing::of(KIND, step, node) });
     }
-    // Moving leaderships is a courtesy: what cannot be moved in time must not keep a restart from curing something.
-    let patient = [Gate::BrokerRefused, Gate::BrokerStateUnknown, Gate::LeadersNotMoved, Gate::QuorumNotCaughtUp]
-        .into_iter()
-        .all(|gate| held_for(view, gate, Some(node)) < wanted.drain_timeout);
-    if node == leader && cluster.voters.len() > 1 && patient {
-        let fit = |voter: &&NodeId| **voter != node && cluster.progress.get(voter).is_some_and(|p| p.caught_up);
-        let step = Step::Quorum(QuorumChange::TransferLeader(cluster.voters.iter().find(fit).copied()));
-        let mut doing = Doing::of(KIND, OperationStep::TransferLeader, node);
-        if began == Some(OperationStep::TransferLeader) {
-            doing = doing.held(Gate::QuorumNotCaughtUp, format!("broker {node} still leads the quorum"));
-        }
-        return Flow::Act(step, doing, format!("broker {node} is restarted next and leads the quorum"));
+    if let Some(flow) = hand_over(wanted, view, leader, cluster, node) {
+        return flow;
     }
     let leads = cluster.brokers.get(&node).map_or(0, |b| b.leaders);
+    let patient = patient(wanted, view, node);
     if leads > 0 && view.size() > 1 && began != Some(OperationStep::RestartPod) && patient {
         let doing = Doing::of(KIND, OperationStep::MoveLeaders, node);
         return Flow::Act(
@@ -85,6 +76,33 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
     let Some(pod) = view.pods.get(&node) else { return Flow::Continue };
     let why = format!("broker {node} has template {}, wanted is {}", pod.revision, wanted.revision);
     Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, Doing::of(KIND, OperationStep::RestartPod, node), why)
+}
+
+/// Moving leaderships is a courtesy: what cannot be moved in time must not keep a restart from curing something.
+fn patient(wanted: &Wanted, view: &View, node: NodeId) -> bool {
+    [Gate::BrokerRefused, Gate::BrokerStateUnknown, Gate::LeadersNotMoved, Gate::QuorumNotCaughtUp]
+        .into_iter()
+        .all(|gate| held_for(view, gate, Some(node)) < wanted.drain_timeout)
+}
+
+/// A broker that is restarted next and leads the quorum hands that over first; None = nothing to hand over, or to nobody in time.
+pub(super) fn hand_over(
+    wanted: &Wanted,
+    view: &View,
+    leader: NodeId,
+    cluster: &ClusterFacts,
+    node: NodeId,
+) -> Option<Flow> {
+    if node != leader || cluster.voters.len() < 2 || !patient(wanted, view, node) {
+        return None;
+    }
+    let fit = |voter: &&NodeId| **voter != node && cluster.progress.get(voter).is_some_and(|p| p.caught_up);
+    let step = Step::Quorum(QuorumChange::TransferLeader(cluster.voters.iter().find(fit).copied()));
+    let mut doing = Doing::of(KIND, OperationStep::TransferLeader, node);
+    if view.step_of(KIND, node) == Some(OperationStep::TransferLeader) {
+        doing = doing.held(Gate::QuorumNotCaughtUp, format!("broker {node} still leads the quorum"));
+    }
+    Some(Flow::Act(step, doing, format!("broker {node} is restarted next and leads the quorum")))
 }
 
 /// The one already begun; else the first that does not lead; else the leader.

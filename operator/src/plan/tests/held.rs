@@ -237,6 +237,22 @@ fn a_node_drain_waits_for_what_a_restart_waits_for() {
     let mut silent = healthy(3);
     silent.brokers.clear();
     assert!(!may_evict(&wanted(3), &silent), "nobody knows");
+    silent.set.as_mut().unwrap().replicas = 0;
+    assert!(may_evict(&wanted(3), &silent), "stopped");
     assert!(may_evict(&wanted(1), &healthy(1)), "one broker cannot be drained without a pause");
     assert!(!may_evict(&Wanted { storage: None, ..wanted(1) }, &healthy(1)), "its data would go with it");
+}
+
+#[test]
+fn a_leader_that_is_not_ready_yet_goes_last_and_hands_over_first() {
+    let mut view = healthy(3);
+    let to = Wanted { revision: NEW.into(), ..wanted(3) };
+    for node in [1, 3] {
+        view.pods.get_mut(&NodeId(node)).unwrap().ready = false;
+    }
+    assert_eq!(restarted(&plan(&to, &view)), Some(3));
+    view.pods.get_mut(&NodeId(3)).unwrap().ready = true;
+    assert_eq!(plan(&to, &view).step, Step::Quorum(QuorumChange::TransferLeader(Some(NodeId(2)))));
+    cluster(&mut view, |c| c.leader = Some(NodeId(2)));
+    assert_eq!(restarted(&plan(&to, &view)), Some(1));
 }
