@@ -164,8 +164,7 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
         return;
     };
     // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
-    let mark = up(world, leader).and_then(|broker| broker.partition(partition.topic, tp.partition));
-    if can_commit(world, state, gone) && mark.is_none_or(|leader| leader.replica().high_watermark() != end) {
+    if can_commit(world, state, gone) && watermark(world, leader, partition) != Some(end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
@@ -197,11 +196,27 @@ pub fn can_commit(world: &World, state: &PartitionState, gone: &BTreeSet<NodeId>
     has_eligible(state, gone) && stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1)
 }
 
+/// Whether readers can ever get to its end: a leader does not tell it while its watermark is below what it found, and
+/// where nothing can be committed any more that stays so.
+#[must_use]
+pub fn shows_its_end(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>) -> bool {
+    let all_committed =
+        |leader| log_end(world, leader, partition).is_none_or(|end| watermark(world, leader, partition) == Some(end));
+    let state = &partition.state;
+    has_eligible(state, gone) && (can_commit(world, state, gone) || state.leader.is_none_or(all_committed))
+}
+
 /// Whether the disk of a broker failed it, so that its log directory or its metadata waits for the next start.
 #[must_use]
 pub fn is_offline(world: &World, node: NodeId) -> bool {
     let process = world.hosts.get(&node).and_then(|host| host.process.as_ref());
     process.is_some_and(|broker| broker.quorum().failed || broker.log_dir_state() != LogDirState::Online)
+}
+
+/// The watermark of a replica, if that broker runs and hosts it.
+fn watermark(world: &World, node: NodeId, partition: &Surveyed) -> Option<Offset> {
+    let hosted = up(world, node)?.partition(partition.topic, partition.tp.partition)?;
+    Some(hosted.replica().high_watermark())
 }
 
 /// Where the log of a replica ends, if that broker runs and hosts it.

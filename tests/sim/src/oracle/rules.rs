@@ -218,8 +218,15 @@ fn members(
     quorum.members(A, 2, after.0, after.1)
 }
 
-/// Three brokers, the last of which left for good or did not, with a partition that needs them all.
-fn settles(left: bool) -> Result<(), Violation> {
+/// A partition that is refused records: three brokers, one of which left for good, though as many stay as are said to have
+/// to be in sync. Where all three have to be, or are there, nothing is wrong.
+fn settles(refused: bool) -> Result<(), Violation> {
+    if refused { three(true, 2) } else { three(false, 3).and(three(true, 3)) }
+}
+
+/// Three brokers, the last of which left for good or did not, with a partition that needs them all, and `known` as far as
+/// the survey is told.
+fn three(left: bool, known: i16) -> Result<(), Violation> {
     let mut shape = Shape { topics: 1, min_insync: 3, recovery: 10_000_000, ..Shape::calm(3) };
     shape.workload.idempotent_producers = 1;
     shape.workload.pause_ms = 500;
@@ -228,6 +235,7 @@ fn settles(left: bool) -> Result<(), Violation> {
     if left {
         world.budget.gone.insert(C);
     }
+    world.plan.shape.min_insync = known;
     runner::settle(&mut world, &[tp().topic])
 }
 

@@ -159,14 +159,14 @@ fn unwritten(world: &World, topics: &[TopicName], since: Micros) -> Vec<String> 
     found
 }
 
-/// What the auditor has not read, of what anybody may lead.
+/// What the auditor has not read, of what anybody can.
 fn unread(world: &World) -> Vec<String> {
     let Some(open) = world.clients.get(&AUDITOR).and_then(Client::unread) else {
         return vec!["the auditor knows no partition".to_owned()];
     };
     let surveyed = survey::partitions(world);
     let lost = |tp: &TopicPartition| {
-        surveyed.iter().any(|known| known.tp == *tp && !survey::has_eligible(&known.state, &world.budget.gone))
+        surveyed.iter().any(|known| known.tp == *tp && !survey::shows_its_end(world, known, &world.budget.gone))
     };
     open.iter().filter(|tp| !lost(tp)).map(|tp| format!("{tp} was not read to its end")).collect()
 }
