@@ -190,6 +190,8 @@ mutants! {
     TrustTopicName "trust-topic-name" caught by [11, 3];
     /// A restored high watermark may lie behind the log end.
     UnclampedWatermark "unclamped-watermark" caught by [5];
+    /// A log begins where its first segment does, whatever was noted.
+    TrustFirstSegment "trust-first-segment" caught by [];
     /// The mark of an orderly shutdown is taken away when the logs are loaded, not before.
     MarkerGoesLast "marker-goes-last" caught by [];
     /// A failed write is refused, and the next one is tried as if nothing had been.

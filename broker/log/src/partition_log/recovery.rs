@@ -196,7 +196,7 @@ impl PartitionLog {
 
     /// Where the first segment has to begin if the first one that is there begins at `found`.
     fn first_base(&self, found: Offset, options: &OpenOptions) -> Offset {
-        match self.noted_start.filter(|_| options.start_noted) {
+        match self.noted_start.filter(|_| options.start_noted && !mutant!(TrustFirstSegment)) {
             Some(noted) => found.min(noted.max(options.log_start)),
             None => found,
         }
