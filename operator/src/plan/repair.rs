@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Doing, Flow, Step, View, Wanted, list, roll};
+use super::{Doing, Flow, Step, View, Wanted, held_for, list, roll};
 use crate::api::{Gate, MAX_REPLICAS, Operation, OperationStep};
 use crate::mutant;
 use crate::observed::NodeId;
@@ -14,6 +14,9 @@ const NOBODY_SERVES: Duration = Duration::from_secs(60);
 
 /// How long a pod must not have run before it is made anew of a template that nobody approved.
 const DEAD: Duration = Duration::from_secs(60);
+
+/// How long a pod that runs must not be ready, with a leader of the quorum, before it counts as broken.
+const NOT_BROKEN: Duration = Duration::from_secs(10);
 
 /// A process that has run for less has just been restarted.
 const JUST_STARTED_MS: u64 = 30_000;
@@ -52,6 +55,9 @@ pub(super) fn offline(_: &Wanted, view: &View) -> Flow {
 pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     let outdated = |node: &NodeId| view.pods.get(node).is_some_and(|pod| !pod.ready && pod.revision != wanted.revision);
     let mut candidates: Vec<NodeId> = view.members().filter(outdated).collect();
+    // The one that was restarted last first, though it is outdated again: another would be a second that is away.
+    let last = view.operation.as_ref().filter(|op| op.kind == Operation::RollingRestart).and_then(|op| op.node_id);
+    candidates.sort_by_key(|node| last != Some(node.0));
     let Some(first) = candidates.first().copied() else { return Flow::Continue };
     let doing = |node| Doing::of(Operation::RollingRestart, OperationStep::RestartPod, node);
     let waits = |node| Doing::of(Operation::RollingRestart, OperationStep::Begin, node);
@@ -95,10 +101,14 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
             waits(node).held(Gate::PodNotReady, format!("broker {other} has been restarted and is not ready")),
         );
     }
-    // Not ready and leading: its pod may only not have been asked yet.
-    let node = candidates.iter().copied().find(|node| *node != leader).unwrap_or(node);
     match roll::unsafe_to_stop(view, leader, cluster, node) {
         Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..waits(node) }),
+        // With the quorum's leader brokers come back into service, and nobody has asked them since.
+        None if held_for(view, Gate::PodNotReady, Some(node)) < NOT_BROKEN => {
+            let message =
+                format!("broker {node} is not ready and has an old template; it has a moment to become ready");
+            Flow::Wait(waits(node).held(Gate::PodNotReady, message))
+        }
         None => roll::hand_over(wanted, view, leader, cluster, node)
             .unwrap_or_else(|| act(node, "is not ready and has an old template")),
     }

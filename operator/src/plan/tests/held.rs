@@ -202,6 +202,7 @@ fn a_cluster_of_one_whose_disk_ends_with_its_pod_is_restarted_by_a_person_only()
         assert_eq!((held.step.clone(), gates(&held)[0]), (Step::None, Gate::WouldLoseMajority));
     }
     view.founded = false;
+    view.pods.get_mut(&NodeId(1)).unwrap().down = true;
     assert_eq!(restarted(&plan(&ephemeral, &view)), Some(1), "nothing is lost before it is founded");
 }
 
@@ -244,15 +245,24 @@ fn a_node_drain_waits_for_what_a_restart_waits_for() {
 }
 
 #[test]
-fn a_leader_that_is_not_ready_yet_goes_last_and_hands_over_first() {
+fn who_is_not_ready_has_a_moment_and_hands_over_before_a_restart_that_may_cure_it() {
     let mut view = healthy(3);
     let to = Wanted { revision: NEW.into(), ..wanted(3) };
     for node in [1, 3] {
         view.pods.get_mut(&NodeId(node)).unwrap().ready = false;
     }
-    assert_eq!(restarted(&plan(&to, &view)), Some(3));
-    view.pods.get_mut(&NodeId(3)).unwrap().ready = true;
+    let waits = |view: &mut View, node, seconds: i64| {
+        doing(view, Operation::RollingRestart, OperationStep::Begin, Some(node));
+        let since = Time(view.now - seconds.seconds());
+        let blocked = BlockedBy { gate: Gate::PodNotReady, message: String::new(), since };
+        view.operation.as_mut().unwrap().blocked_by.push(blocked);
+    };
+    waits(&mut view, 1, 5);
+    assert_eq!(gates(&plan(&to, &view))[0], Gate::PodNotReady);
+    waits(&mut view, 1, 60);
     assert_eq!(plan(&to, &view).step, Step::Quorum(QuorumChange::TransferLeader(Some(NodeId(2)))));
     cluster(&mut view, |c| c.leader = Some(NodeId(2)));
     assert_eq!(restarted(&plan(&to, &view)), Some(1));
+    waits(&mut view, 3, 60);
+    assert_eq!(restarted(&plan(&to, &view)), Some(3), "the one that was begun with");
 }

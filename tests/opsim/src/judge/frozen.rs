@@ -1,7 +1,7 @@
 //! Rules about what stays: who the cluster is, whose an object is, what policies forbid, what users are told, and which children there
 //! are in the end.
 
-use chronik_operator::api::{ChronikClusterStatus, ScaleDownPolicy};
+use chronik_operator::api::{ChronikClusterStatus, Phase, ScaleDownPolicy};
 use chronik_operator::ports::{Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -114,7 +114,9 @@ impl World {
             }
             if let Object::PodDisruptionBudget(budget) = &stored.object {
                 let most = budget.spec.as_ref().and_then(|spec| spec.max_unavailable.clone());
-                if most != Some(IntOrString::Int(1)) {
+                let status = self.kube.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+                let well = status.is_some_and(|status| matches!(status.phase, Phase::Running | Phase::Stopped));
+                if well && most != Some(IntOrString::Int(1)) {
                     return Some(format!("{reference} lets {most:?} brokers be evicted, and all is well"));
                 }
             }
