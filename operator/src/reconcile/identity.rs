@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use super::Fresh;
 use crate::api::BootstrapStatus;
 use crate::observed::{NodeId, Observed};
 use crate::plan::View;
-use crate::ports::Key;
+use crate::ports::{Key, Kind};
 
 pub(super) struct Identity {
     pub(super) cluster_id: String,
@@ -23,6 +23,13 @@ pub(super) struct Identity {
 pub(super) fn identity(key: &Key, observed: &Observed, fresh: &Fresh, now: Timestamp) -> Result<Identity, String> {
     let spec = &observed.cluster.spec;
     let view = View::of(observed, &Default::default(), now);
+    let doomed = doomed(observed);
+    if !doomed.is_empty() {
+        let names = doomed.join(", ");
+        return Err(format!(
+            "the disks {names} are deleted with an earlier cluster; this one begins when they are gone"
+        ));
+    }
     let disks = || view.claims.values().filter(|claim| !claim.terminating);
     // Those that removed brokers left say nothing: nobody starts on their data.
     let live = || view.claims.iter().filter(|(_, c)| !c.terminating && c.cluster_id.is_some() && c.retired.is_empty());
@@ -65,6 +72,16 @@ pub(super) fn identity(key: &Key, observed: &Observed, fresh: &Fresh, now: Times
     })
 }
 
+/// Claims that go with a StatefulSet that is not there any more: nobody has deleted them yet, and their data does not count.
+fn doomed(observed: &Observed) -> Vec<&str> {
+    let sets = observed.children.objects.iter().filter(|object| object.kind() == Kind::StatefulSet);
+    let alive: BTreeSet<&str> = sets.filter_map(|set| set.meta().uid.as_deref()).collect();
+    let gone = |owner: &&OwnerReference| owner.kind == "StatefulSet" && !alive.contains(owner.uid.as_str());
+    let claims = observed.children.claims.iter().map(|claim| &claim.metadata);
+    let doomed = claims.filter(|meta| meta.owner_references.iter().flatten().any(|owner| gone(&owner)));
+    doomed.filter_map(|meta| meta.name.as_deref()).collect()
+}
+
 fn count<T>(items: impl Iterator<Item = T>) -> i32 {
     i32::try_from(items.count()).unwrap_or(i32::MAX)
 }
@@ -72,7 +89,7 @@ fn count<T>(items: impl Iterator<Item = T>) -> i32 {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::api::{ChronikCluster, ChronikClusterSpec};
@@ -80,9 +97,15 @@ mod tests {
 
     /// Of a cluster of three, with these disks: ordinal, whose they are, and what was retired on them.
     fn found(disks: &[(i32, &str, &str)]) -> Result<(String, bool, Vec<String>), String> {
+        identified(disks, &json!([]))
+    }
+
+    /// The same, with disks that have these owners.
+    fn identified(disks: &[(i32, &str, &str)], owners: &Value) -> Result<(String, bool, Vec<String>), String> {
         let claims = disks.iter().map(|(ordinal, cluster, retired)| {
             let annotations = json!({ "chronik.io/cluster-id": cluster, "chronik.io/retired": retired });
-            let metadata = json!({ "name": format!("data-x-{ordinal}"), "annotations": annotations });
+            let name = format!("data-x-{ordinal}");
+            let metadata = json!({ "name": name, "annotations": annotations, "ownerReferences": owners });
             serde_json::from_value::<PersistentVolumeClaim>(json!({ "metadata": metadata })).unwrap()
         });
         let observed = Observed {
@@ -112,5 +135,12 @@ mod tests {
     fn what_removed_brokers_left_founds_nothing_and_keeps_nobody_from_founding() {
         let leftovers = [(3, "old", "d3"), (4, "old", "d4")];
         assert_eq!(found(&leftovers), Ok(("fresh".into(), false, vec!["d3".into(), "d4".into()])));
+    }
+
+    #[test]
+    fn nobody_goes_on_with_disks_that_are_about_to_be_deleted() {
+        let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x", "uid": "gone" }]);
+        let problem = identified(&[(0, "old", ""), (1, "old", ""), (2, "old", "")], &owner).unwrap_err();
+        assert!(problem.contains("data-x-0, data-x-1, data-x-2 are deleted"), "{problem}");
     }
 }
