@@ -18,9 +18,7 @@ use bytes::{Buf, Bytes};
 use chronik_log::disk::{Disk, FileRef};
 use chronik_model::NodeId;
 
-use super::segments::failed;
 use crate::chunks::crc32c;
-use crate::error::OpenError;
 
 const VERSION: u32 = 1;
 const MARK: usize = 16;
@@ -32,7 +30,7 @@ pub(super) struct Marks {
     path: String,
     node: NodeId,
     file: Option<FileRef>,
-    /// Its name may not be durable; one that recovery found is.
+    /// There was none: it is to be made, and its name to be made durable; one that recovery found is.
     new: bool,
     /// Highest batch found when it was opened.
     found: u64,
@@ -62,15 +60,18 @@ fn newest(node: NodeId, mut bytes: Bytes) -> u64 {
 }
 
 impl Marks {
-    /// Reads the marks in `dir`; none when there is no such file.
-    pub(super) fn open<D: Disk>(disk: &D, dir: &str, node: NodeId) -> Result<Self, OpenError> {
+    /// Reads the marks in `dir`; none when there is no such file, or it cannot be read.
+    pub(super) fn open<D: Disk>(disk: &D, dir: &str, node: NodeId) -> Self {
         let path = format!("{dir}/synced");
-        let found = match disk.read(&path) {
-            Ok(bytes) => newest(node, bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(failed("reading", &path)(e).into()),
+        let (found, new) = match disk.read(&path) {
+            Ok(bytes) => (newest(node, bytes), false),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, true),
+            Err(error) => {
+                tracing::warn!(target: "raft", path, %error, "marks cannot be read: an end that the disk lost is not missed");
+                (0, false)
+            }
         };
-        Ok(Self { path, node, file: None, new: false, found })
+        Self { path, node, file: None, new, found }
     }
 
     /// Path of the file.
@@ -85,7 +86,7 @@ impl Marks {
 
     /// Recovery is done, and all it found is durable up to `batch`; marks may follow.
     pub(super) fn begin<D: Disk>(&mut self, disk: &D, batch: u64) {
-        self.new = !disk.exists(&self.path).unwrap_or(false);
+        // Only where there is none: the marks that are there are not emptied.
         let opened = if self.new { disk.create(&self.path) } else { disk.open(&self.path) };
         // What a torn write left would put all that follows out of step.
         let whole = |file: &FileRef| file.truncate(file.len() / MARK as u64 * MARK as u64).is_ok();
@@ -120,12 +121,12 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use chronik_log::disk::MemDisk;
+    use chronik_log::disk::{Fault, MemDisk, Operation};
 
     use super::*;
 
     fn opened(disk: &MemDisk, node: i32) -> Marks {
-        let mut marks = Marks::open(disk, "raft", NodeId(node)).expect("opened");
+        let mut marks = Marks::open(disk, "raft", NodeId(node));
         marks.begin(disk, 0);
         marks
     }
@@ -166,9 +167,21 @@ mod tests {
     #[test]
     fn what_recovery_found_is_marked() {
         let disk = with_marks(3);
-        let mut marks = Marks::open(&disk, "raft", NodeId(1)).expect("opened");
+        let mut marks = Marks::open(&disk, "raft", NodeId(1));
         marks.begin(&disk, 9);
         assert_eq!(opened(&disk, 1).found(), 9);
+    }
+
+    #[test]
+    fn marks_that_cannot_be_read_say_nothing_and_stay() {
+        let disk = with_marks(3);
+        disk.inject(Fault::Fail(Operation::Read, 1));
+        let mut marks = Marks::open(&disk, "raft", NodeId(1));
+        assert_eq!(marks.found(), 0);
+        marks.begin(&disk, 2);
+        assert_eq!(opened(&disk, 1).found(), 3);
+        marks.set(4);
+        assert_eq!(opened(&disk, 1).found(), 4);
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn check_header(bytes: &Bytes, node: NodeId, number: u64) -> Result<(), HeaderPr
 impl<D: Disk> Segments<D> {
     /// Opens the log in `dir`, which exists, and returns all its records in order.
     pub(super) fn open(disk: D, dir: &str, node: NodeId, segment_bytes: u64) -> Result<(Self, Vec<Record>), OpenError> {
-        let marks = Marks::open(&disk, dir, node)?;
+        let marks = Marks::open(&disk, dir, node);
         let mut log = Self {
             disk,
             dir: dir.to_owned(),
