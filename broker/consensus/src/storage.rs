@@ -110,6 +110,8 @@ impl<D: Disk + Clone> Store<D> {
             store.replay(records)?;
             store.log.begin_marks();
         }
+        // Of marks that no sync ever confirmed a power cut may leave none: as after an upgrade, or after a sync that failed.
+        store.log.sync_marks();
         if let Some(members) = store.read_image()?.and_then(|image| image.metadata?.conf_state) {
             store.image_members = members;
         }

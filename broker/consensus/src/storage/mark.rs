@@ -6,7 +6,7 @@
 //! its number is appended to a file of its own, which recovery compares with what it finds.
 //!
 //! Called by [`super::segments`] only. A mark costs a write into the page cache and no sync, so it outlives the process and
-//! may not outlive a power cut; a change of members syncs it. What never happens: a mark for a batch that was not
+//! may not outlive a power cut; each start and each change of members sync it. What never happens: a mark for a batch that was not
 //! durable before. So the newest sound mark is a lower bound, and a lost, torn or damaged one only says less; nothing
 //! here ever fails the log.
 //!

@@ -247,6 +247,25 @@ fn real_files_that_lost_an_end_which_was_durable_are_refused() {
 }
 
 #[test]
+fn a_start_makes_the_marks_durable_where_there_were_none() {
+    for seed in 0..20 {
+        let mut cluster = with_log();
+        let disk = cluster.nodes[&1].disk.clone();
+        // Written by a version that had no marks.
+        disk.remove_file("raft/synced").expect("removed");
+        cluster.restart(1);
+        cluster.crash(1, seed);
+        let path = format!("raft/{}", log_files(&disk)[0]);
+        let left = disk.read(&path).expect("read").len() as u64 - 300;
+        disk.lose_end(&path, left).expect("cut");
+        let Err(OpenError::Corrupted { problem, .. }) = cluster.open(1, &voters(&[1])) else {
+            panic!("seed {seed}: accepted")
+        };
+        assert!(problem.contains("lost its end"), "{problem}");
+    }
+}
+
+#[test]
 fn a_log_that_is_gone_is_missed_and_nothing_is_founded_in_its_place() {
     let mut cluster = with_log();
     let disk = cluster.nodes[&1].disk.clone();
