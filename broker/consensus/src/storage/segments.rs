@@ -239,8 +239,14 @@ impl<D: Disk> Segments<D> {
             || mutant!(SkipVoteSync)
             || mutant!(RetryFailedSync)
             || mutant!(SkipDirSync);
-        (marked >= due && !blind)
-            .then(|| format!("the log ends before batch {due}, and batch {marked} was durable: the disk lost its end"))
+        let remedy =
+            "wipe the disk of this broker so that it joins anew; where no other broker has the metadata, removing";
+        let path = self.marks.path();
+        (marked >= due && !blind).then(|| {
+            format!(
+                "the log ends before batch {due}, and batch {marked} was durable: the disk lost its end; {remedy} {path} accepts the loss"
+            )
+        })
     }
 
     /// The marks name a log, and there is none.

@@ -237,7 +237,7 @@ fn real_files_that_lost_an_end_which_was_durable_are_refused() {
     let file = std::fs::OpenOptions::new().write(true).open(&newest).expect("open");
     file.set_len(file.metadata().expect("known").len() - 300).expect("cut");
     let Err(OpenError::Corrupted { problem, .. }) = open().map(drop) else { panic!("accepted") };
-    assert!(problem.contains("lost its end"), "{problem}");
+    assert!(problem.contains("lost its end") && problem.contains("removing raft/synced accepts the loss"), "{problem}");
     // Who removes the marks accepts the loss.
     std::fs::remove_file(raft.join("synced")).expect("removed");
     let (replica, _) = open().expect("what is left is sound");
