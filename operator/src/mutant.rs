@@ -50,6 +50,8 @@ mutants! {
     RollTwo "roll-two";
     /// Nobody asks whether a broker may be stopped.
     SkipRestartGate "skip-restart-gate";
+    /// Node drains may always evict a broker.
+    EvictAlways "evict-always";
     /// The leader of the quorum is restarted first, and leads while it is.
     LeaderFirst "leader-first";
     /// A learner becomes a voter however far behind it is.

@@ -26,6 +26,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::api::{Gate, Operation, OperationStep};
+use crate::mutant;
 use crate::observed::NodeId;
 use crate::ports::QuorumChange;
 
@@ -231,6 +232,8 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
     let again = match &doing {
         // Nothing to do, but not everybody was seen.
         None if !view.unknown().is_empty() => HELD,
+        // Nothing but the budget of evictions waits for it.
+        None if !all_may_stop(view) => SOON,
         None => STEADY,
         Some(doing) if doing.holds.is_empty() => SOON,
         Some(doing) if doing.holds.iter().all(|hold| passes_soon(hold.gate)) => SOON,
@@ -239,14 +242,17 @@ pub fn plan(wanted: &Wanted, view: &View) -> Plan {
     Plan { step: Step::None, why: String::new(), doing, waiting, again }
 }
 
-/// Which of the changes that wait the status shows: one that proceeds, else what a person has to approve so that a
-/// broken broker is repaired, as others wait for that, else one that will go on by itself, else one that is held back. Among
+/// Which of the changes that wait the status shows: one that proceeds, else the repair of a broken broker, as others wait for that,
+/// with the approval that it needs or the moment that it has, else one that will go on by itself, else one that is held back. Among
 /// equals the one that is shown already, so that two that wait do not take turns; then in the order of the parts.
 fn shown<'a>(waiting: &'a [Doing], view: &View) -> Option<&'a Doing> {
     let rank = |doing: &&Doing| {
+        let held_by = |gate| doing.holds.iter().any(|hold| hold.gate == gate);
+        let moment =
+            (doing.kind, doing.step) == (Operation::RollingRestart, OperationStep::Begin) && held_by(Gate::PodNotReady);
         let waits = if doing.holds.is_empty() {
             0
-        } else if doing.node.is_some() && doing.holds.iter().any(|hold| hold.gate == Gate::ManualApproval) {
+        } else if doing.node.is_some() && (held_by(Gate::ManualApproval) || moment) {
             1
         } else if doing.holds.iter().all(|hold| passes_soon(hold.gate)) {
             2
@@ -271,12 +277,17 @@ pub fn unmarked(view: &View) -> Vec<(NodeId, String)> {
 /// Whether any one broker may be stopped now, as far as quorum and replicas go: what a restart waits for, a node drain waits for, too.
 #[must_use]
 pub fn may_evict(wanted: &Wanted, view: &View) -> bool {
+    if mutant!(EvictAlways) {
+        return true;
+    }
+    all_may_stop(view) && !view.members().any(|node| roll::last_copy(wanted, view, node).is_some())
+}
+
+fn all_may_stop(view: &View) -> bool {
+    let Some(set) = &view.set else { return view.pods.is_empty() };
     // None is left to be evicted when it is stopped.
-    let Some((leader, cluster)) = view.leader() else { return view.size() == 0 };
-    let held = |node| {
-        roll::last_copy(wanted, view, node).is_some() || roll::unsafe_to_stop(view, leader, cluster, node).is_some()
-    };
-    !view.members().any(held)
+    let Some((leader, cluster)) = view.leader() else { return set.replicas == 0 };
+    !view.members().any(|node| roll::unsafe_to_stop(view, leader, cluster, node).is_some())
 }
 
 /// Gates that open by themselves within seconds.

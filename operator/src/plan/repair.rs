@@ -104,7 +104,9 @@ pub(super) fn broken(wanted: &Wanted, view: &View) -> Flow {
     match roll::unsafe_to_stop(view, leader, cluster, node) {
         Some(hold) => Flow::Wait(Doing { holds: vec![hold], ..waits(node) }),
         // With the quorum's leader brokers come back into service, and nobody has asked them since.
-        None if held_for(view, Gate::PodNotReady, Some(node)) < NOT_BROKEN => {
+        None if view.step_of(Operation::RollingRestart, node) != Some(OperationStep::TransferLeader)
+            && held_for(view, Gate::PodNotReady, Some(node)) < NOT_BROKEN =>
+        {
             let message =
                 format!("broker {node} is not ready and has an old template; it has a moment to become ready");
             Flow::Wait(waits(node).held(Gate::PodNotReady, message))

@@ -49,7 +49,8 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
         let advertised = observe::advertised(self.key, &self.observed);
         let image = self.image();
         let brokers = plan::brokers(wanted, view);
-        let may_evict = plan::may_evict(wanted, view);
+        // Nor while the step stops one: the budget is written before the pod is deleted.
+        let may_evict = plan::may_evict(wanted, view) && !matches!(plan.step, Step::Restart { .. });
         let input = build::Input { may_evict, ..self.build_input(brokers, &image, &advertised) };
         let mut objects = build::children(&input);
         let set = self.sized(&input, view, view.size());

@@ -167,7 +167,11 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
                     // Who the founders are must be known for good before the first of them may exist.
                     self.write_status(self.status.clone()).await?;
                 }
-                Err(problem) => problems.push(problem),
+                Err(identity::NoIdentity::Wrong(problem)) => problems.push(problem),
+                Err(identity::NoIdentity::Yet(why)) => {
+                    tracing::info!(cluster = %self.key, why, "it begins when they are gone");
+                    return Ok(self.later());
+                }
             }
         }
         self.observed.brokers = observe::brokers(self.brokers, self.key, &self.observed.children, &self.token).await;
@@ -266,6 +270,18 @@ impl<K: Kube, B: Brokers> Pass<'_, K, B> {
             blocked: vec![(gate, since)],
             step: None,
         })
+    }
+
+    /// Nothing can be done or told yet.
+    fn later(&self) -> Outcome {
+        Outcome {
+            requeue_after: Duration::from_secs(1),
+            writes: self.writes,
+            broker_calls: self.broker_calls,
+            steady: false,
+            blocked: Vec::new(),
+            step: None,
+        }
     }
 
     fn look(&self, now: Timestamp) -> (View, Wanted) {

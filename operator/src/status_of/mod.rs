@@ -103,7 +103,7 @@ fn best_view(view: &View) -> Option<&ClusterFacts> {
     leader.or_else(|| view.known().map(|(_, facts)| &facts.cluster).max_by_key(|c| (c.term, c.applied_index)))
 }
 
-fn operation(doing: &Doing, last: &ChronikClusterStatus, now: Timestamp) -> OperationStatus {
+pub(crate) fn operation(doing: &Doing, last: &ChronikClusterStatus, now: Timestamp) -> OperationStatus {
     let before = last.operation.as_ref().filter(|op| op.kind == doing.kind);
     let mut blocked_by: Vec<BlockedBy> = Vec::new();
     for hold in &doing.holds {

@@ -63,6 +63,9 @@ def test_05_a_broker_that_is_started_again_in_its_pod_keeps_the_settings_of_its_
     # No broker starts with this, so whoever found it before it is approved would be lost.
     cluster.patch(config={"raft.tick.ms": "never"})
     cluster.wait_blocked("ManualApproval")
+    assert set(kube.get("configmap", "x-config", cluster.namespace)["data"]) == {"cluster.yaml"}, "what all share"
+    settings = kube.get("pod", "x-1", cluster.namespace)["metadata"]["annotations"]["chronik.io/broker.yaml"]
+    assert "kafka.port" in settings and "raft.tick.ms" not in settings
     kube.kill_container(cluster.namespace, "x-1")
 
     def restarted():

@@ -7,6 +7,7 @@
 //! - paused or absent: nothing is written but the status; at most one disruptive act per pass;
 //! - the StatefulSet grows only to what is wanted, shrinks by one, at rest, only by a drained broker that votes no more, never under
 //!   `scaleDown.policy: Block`, and is deleted only around its pods; stopped, it goes to nothing at once;
+//! - the budget of evictions is nothing while stopping a broker would harm (known since before the pass);
 //! - a pod is deleted while no other that the operator stopped is away, while stopping it harms neither the quorum nor a partition (known since
 //!   before the pass), not while it leads the quorum, not unapproved under a manual policy, and never without an event;
 //! - only brokers that go are cordoned, removed from the quorum and forgotten; voters are caught up and as many as are wanted;

@@ -1,6 +1,7 @@
 //! What hangs or is held back, and what goes on all the same.
 
 use super::*;
+use crate::api::ChronikClusterStatus;
 
 /// Broker 4 was removed, and its pod does not end.
 fn hanging() -> View {
@@ -244,25 +245,68 @@ fn a_node_drain_waits_for_what_a_restart_waits_for() {
     assert!(!may_evict(&Wanted { storage: None, ..wanted(1) }, &healthy(1)), "its data would go with it");
 }
 
+/// Passes, a second each, until something is done; says what, and after how many seconds.
+fn done_after(to: &Wanted, view: &mut View) -> (Step, i64) {
+    for second in 0..60 {
+        let next = plan(to, view);
+        let last = ChronikClusterStatus { operation: view.operation.clone(), ..Default::default() };
+        view.operation = next.doing.as_ref().map(|doing| crate::status_of::operation(doing, &last, view.now));
+        if next.step != Step::None {
+            return (next.step, second);
+        }
+        view.now += 1.second();
+    }
+    panic!("nothing is ever done: {:?}", view.operation);
+}
+
 #[test]
 fn who_is_not_ready_has_a_moment_and_hands_over_before_a_restart_that_may_cure_it() {
-    let mut view = healthy(3);
     let to = Wanted { revision: NEW.into(), ..wanted(3) };
-    for node in [1, 3] {
+    let others: [Option<(Operation, OperationStep)>; 3] = [
+        None,
+        // Whatever else is under way, and waits for the pods itself.
+        Some((Operation::Start, OperationStep::AwaitPods)),
+        Some((Operation::ScaleUp, OperationStep::AwaitPods)),
+    ];
+    for other in others {
+        let mut view = healthy(3);
+        if let Some((kind, step)) = other {
+            doing(&mut view, kind, step, None);
+        }
+        for node in [1, 3] {
+            view.pods.get_mut(&NodeId(node)).unwrap().ready = false;
+        }
+        let (step, seconds) = done_after(&to, &mut view);
+        assert_eq!(step, Step::Quorum(QuorumChange::TransferLeader(Some(NodeId(2)))), "{other:?}");
+        assert!((10..15).contains(&seconds), "{other:?}: after {seconds} s");
+        // It leads on: asked again at once, and not for ever.
+        view.now += 1.second();
+        assert!(matches!(done_after(&to, &mut view), (Step::Quorum(_), 0)));
+        let mut stubborn = view.clone();
+        stubborn.now += 700.seconds();
+        assert!(matches!(done_after(&to, &mut stubborn), (Step::Restart { node: NodeId(1), .. }, 0)));
+        cluster(&mut view, |c| c.leader = Some(NodeId(2)));
+        assert!(matches!(done_after(&to, &mut view), (Step::Restart { node: NodeId(1), .. }, 0)));
+    }
+}
+
+#[test]
+fn the_one_that_was_restarted_last_is_restarted_again_before_another_is_away() {
+    let mut view = healthy(3);
+    doing(&mut view, Operation::RollingRestart, OperationStep::AwaitRecovery, Some(3));
+    for node in [2, 3] {
         view.pods.get_mut(&NodeId(node)).unwrap().ready = false;
     }
-    let waits = |view: &mut View, node, seconds: i64| {
-        doing(view, Operation::RollingRestart, OperationStep::Begin, Some(node));
-        let since = Time(view.now - seconds.seconds());
-        let blocked = BlockedBy { gate: Gate::PodNotReady, message: String::new(), since };
-        view.operation.as_mut().unwrap().blocked_by.push(blocked);
-    };
-    waits(&mut view, 1, 5);
-    assert_eq!(gates(&plan(&to, &view))[0], Gate::PodNotReady);
-    waits(&mut view, 1, 60);
-    assert_eq!(plan(&to, &view).step, Step::Quorum(QuorumChange::TransferLeader(Some(NodeId(2)))));
-    cluster(&mut view, |c| c.leader = Some(NodeId(2)));
-    assert_eq!(restarted(&plan(&to, &view)), Some(1));
-    waits(&mut view, 3, 60);
-    assert_eq!(restarted(&plan(&to, &view)), Some(3), "the one that was begun with");
+    let to = Wanted { revision: NEW.into(), ..wanted(3) };
+    assert!(matches!(done_after(&to, &mut view), (Step::Restart { node: NodeId(3), .. }, 10..15)));
+}
+
+#[test]
+fn evictions_that_wait_are_looked_after_soon() {
+    let mut view = healthy(3);
+    assert_eq!(plan(&wanted(3), &view).again, STEADY);
+    cluster(&mut view, |c| c.brokers.get_mut(&NodeId(2)).unwrap().restart_blockers = 1);
+    assert_eq!(plan(&wanted(3), &view).again, SOON);
+    view.set = None;
+    assert!(!may_evict(&wanted(3), &view), "it is being made anew around its pods");
 }

@@ -94,7 +94,7 @@ def idle_passes(kube, operator, cluster, passes=100):
     for attempt in range(3):
         # What still settles (leaders that move back) settles now.
         wait.until(lambda: _quiet(kube, operator, 3), "the operator to have nothing left to write")
-        said, ready, before = _said(cluster.status()), _readiness(cluster), kube.writes(operator.user)
+        said, ready, before = _said(cluster.status()), _readiness(kube, cluster), kube.writes(operator.user)
         assert len(before) > 5, "the audit log does count the operator's writes"
         first, begin = operator.passes(), time.monotonic()
         cpu, asked, changed = operator.metric("process_cpu_seconds_total"), operator.asked, False
@@ -106,7 +106,7 @@ def idle_passes(kube, operator, cluster, passes=100):
         count, asked = int(operator.passes() - first), operator.asked - asked
         cpu, seconds = 1000 * (operator.metric("process_cpu_seconds_total") - cpu), time.monotonic() - begin
         new = kube.writes(operator.user)[len(before):]
-        if new and (changed or _said(cluster.status()) != said or _readiness(cluster) != ready):
+        if new and (changed or _said(cluster.status()) != said or _readiness(kube, cluster) != ready):
             print(f"    the brokers changed by themselves ({len(new)} writes): again")
             continue
         return Passes(count, new, cpu, seconds, asked, max(operator.metrics("process_resident_memory_bytes")) / 2**20)
@@ -134,9 +134,12 @@ def _said(status):
     return json.dumps([status.get("quorum"), status.get("nodes"), status.get("conditions")], sort_keys=True)
 
 
-def _readiness(cluster):
-    """Since when each pod is ready or not: also one that was not for a moment, on a machine that gave it no time, was not at rest."""
-    return [c["lastTransitionTime"] for p in cluster.pods() for c in p["status"]["conditions"] if c["type"] == "Ready"]
+def _readiness(kube, cluster):
+    """Since when each pod is ready or not, and how often evictions had to wait: also a broker that was away or behind for a moment, on a machine
+    that gave it no time, was not at rest.
+    """
+    pods = [c["lastTransitionTime"] for p in cluster.pods() for c in p["status"]["conditions"] if c["type"] == "Ready"]
+    return pods, kube.get("pdb", cluster.name, cluster.namespace)["metadata"]["generation"]
 
 
 def _quiet(kube, operator, seconds):

@@ -6,8 +6,12 @@ use chronik_operator::ports::{Kind, Object, ObjectRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::brokers::Id;
 use crate::kubernetes::{LABEL, NAME, read_cluster_file};
-use crate::world::World;
+use crate::world::{Pass, World};
+
+/// Within this the leader of the quorum hears that another is away.
+const LEADER_KNOWS_MS: u64 = 5_000;
 
 fn controller(meta: &ObjectMeta) -> Option<&str> {
     let mut owners = meta.owner_references.iter().flatten();
@@ -77,11 +81,37 @@ impl World {
         }
     }
 
-    /// A pass has ended well. Whoever reads the events knows why a broker was restarted.
+    /// A pass has ended well. Whoever reads the events knows why a broker was restarted, and nobody is evicted who must not stop.
     pub fn judge_told(&mut self, operator: usize) {
         let pass = self.pass(operator);
-        if let Some(pod) = pass.restarted.filter(|_| !pass.told) {
+        if let Some(pod) = pass.restarted.as_ref().filter(|_| !pass.told) {
             self.wrong(format!("pod {pod} was restarted and no event says so"));
+        }
+        self.judge_evictions(&pass);
+    }
+
+    /// The budget of evictions is nothing while stopping a broker would harm, for so long that the quorum's leader knew before the pass.
+    fn judge_evictions(&mut self, pass: &Pass) {
+        let Some(cluster) = &pass.cluster else { return };
+        let status = self.kube.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+        if cluster.spec.paused || status.is_none_or(|status| status.phase == Phase::Invalid) {
+            return;
+        }
+        let budget = ObjectRef { kind: Kind::PodDisruptionBudget, name: NAME.to_owned() };
+        let most = self.kube.objects.get(&budget).and_then(|stored| match &stored.object {
+            Object::PodDisruptionBudget(budget) => budget.spec.as_ref()?.max_unavailable.clone(),
+            _ => None,
+        });
+        if most.is_none_or(|most| most == IntOrString::Int(0)) {
+            return;
+        }
+        let members = pass.set_replicas.unwrap_or(0);
+        let harmful =
+            |(id, (since, _)): &(&Id, &(u64, String))| **id <= members && since + LEADER_KNOWS_MS < pass.began;
+        let found =
+            self.brokers.harmful_since.iter().find(harmful).map(|(id, (since, why))| (*id, *since, why.clone()));
+        if let Some((id, since, why)) = found {
+            self.wrong(format!("broker {id} may be evicted although {why} (for {} ms)", self.now - since));
         }
     }
 
