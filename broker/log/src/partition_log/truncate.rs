@@ -1,7 +1,8 @@
 //! Cutting the log: at its end when replicas diverge, at its start by retention and deleted records.
 //!
 //! At the end, the newest files go first; what stays is cut, synced, and only then appended to, so that after a crash
-//! old and new batches are never mixed. At the start, where the log will begin is noted first; then the oldest files go and each
+//! old and new batches are never mixed. At the start, the indexes of what goes
+//! are removed, which makes room on a full disk, and where the log will begin is noted; then the oldest files go and each
 //! removal is durable before the next, so that a crash never leaves a hole.
 
 use chronik_model::{Offset, mutant};
@@ -142,6 +143,10 @@ impl PartitionLog {
         let mut report = RetentionReport::default();
         let stays = self.segment_for(self.log_start);
         if stays > 0 {
+            // Recovery builds them anew; on a disk that is full they make the room that the note takes.
+            for segment in &self.segments[..stays] {
+                self.remove_index(segment.base)?;
+            }
             self.note_start(self.segments[stays].base)?;
         }
         for _ in 0..stays {
