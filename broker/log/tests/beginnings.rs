@@ -3,7 +3,7 @@
 mod support;
 
 use chronik_log::disk::{Disk, MemDisk};
-use chronik_log::OpenOptions;
+use chronik_log::{LogDirState, OpenOptions};
 use support::*;
 
 #[test]
@@ -30,4 +30,33 @@ fn retention_makes_room_on_a_disk_without_a_free_byte() {
         assert_eq!((report.cut, log.log_end()), (None, at(202)), "restarted {restarted}");
         assert!(log.log_start() > at(0));
     }
+}
+
+#[test]
+fn a_note_that_a_full_disk_does_not_take_keeps_no_log_from_opening() {
+    let noted = OpenOptions { start_noted: true, recovery_point: at(200), ..OpenOptions::default() };
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    fill(&mut log, 100, 1);
+    log.flush().unwrap();
+    drop(log);
+    // By an owner that knows no notes.
+    disk.remove_file(&format!("{DIR}/{}", files(&disk, "log")[0])).unwrap();
+    let begin = at(files(&disk, "log")[0][..20].parse().unwrap());
+    let (mut log, _) = open_with(&log_dir(disk.clone()), OpenOptions { log_start: begin, ..OpenOptions::default() });
+    log.flush().unwrap();
+    drop(log);
+    disk.set_capacity(disk.files().iter().map(|(_, len)| len).sum());
+    let dir = log_dir(disk.clone());
+    let (mut log, report) = open_with(&dir, OpenOptions { log_start: begin, ..noted });
+    assert_eq!((report.cut, log.log_start()), (None, begin));
+    assert!(matches!(dir.state(), LogDirState::Online));
+    assert!(log.set_log_start_offset(at(100)).unwrap().segments > 0);
+    let begin = log.log_start();
+    drop(log);
+    disk.crash(7);
+    // The note that retention wrote is there now.
+    let (log, report) = open_with(&log_dir(disk), noted);
+    assert_eq!((report.cut, log.log_end()), (None, at(200)));
+    assert!(log.log_start() <= begin && log.log_start() > at(0));
 }

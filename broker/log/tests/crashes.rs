@@ -403,10 +403,15 @@ fn a_beginning_that_is_missing_is_told_from_one_that_was_removed() {
         let copy = disk.snapshot();
         let (log, report) = open_with(&log_dir(copy), OpenOptions::default());
         assert!(report.cut.is_none() && log.log_start() > begin && log.log_end() == at(200));
-        // An owner that did not know the notes may have removed it: then its checkpoint says so.
+        // An owner that did not know the notes may have removed it: then its checkpoint says so, and later the note.
         let copy = disk.snapshot();
-        let (log, report) = open_with(&log_dir(copy), OpenOptions { log_start: log.log_start(), ..noted });
-        assert!(report.cut.is_none() && log.log_end() == at(200));
+        let log_start = log.log_start();
+        for known in [log_start, at(0)] {
+            let (log, report) = open_with(&log_dir(copy.clone()), OpenOptions { log_start: known, ..noted });
+            assert_eq!((report.cut, log.log_start(), log.log_end()), (None, log_start, at(200)));
+            drop(log);
+            copy.crash(9);
+        }
         for clean_shutdown in [true, false] {
             let copy = disk.snapshot();
             let (log, report) = open_with(&log_dir(copy.clone()), OpenOptions { clean_shutdown, ..noted });

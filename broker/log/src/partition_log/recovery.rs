@@ -106,8 +106,8 @@ impl PartitionLog {
             log.flush.recovery_point = end;
         }
         log.flush.recovery_point = log.flush.recovery_point.min(end);
-        if log.noted_start.is_none() {
-            log.note_start(log.segments[0].base)?;
+        if options.start_noted || log.noted_start.is_none() {
+            log.renew_start(log.segments[0].base)?;
         }
         report.segments = log.segments.len();
         if mutant!(MarkerGoesLast) {

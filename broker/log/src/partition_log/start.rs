@@ -23,8 +23,30 @@ impl PartitionLog {
             return Ok(());
         }
         let path = self.start_path();
+        self.write_start(base).map_err(self.log_dir.fatal("write", &path))
+    }
+
+    /// Brings the note up to date when the log is opened and found to begin at `base`: the checkpoint that says so may be lost.
+    /// A full disk is for retention to free, so it is no error here.
+    pub(super) fn renew_start(&mut self, base: Offset) -> Result<(), LogError> {
+        if self.noted_start == Some(base) {
+            return Ok(());
+        }
+        let path = self.start_path();
+        match self.write_start(base) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(%path, %error, "not brought up to date");
+                // It may say the one or the other.
+                self.noted_start = None;
+                Ok(())
+            }
+            written => written.map_err(self.log_dir.fatal("write", &path)),
+        }
+    }
+
+    fn write_start(&mut self, base: Offset) -> io::Result<()> {
         let sealed = seal(MAGIC, 1, &base.0.to_be_bytes());
-        self.log_dir.disk().write_atomic(&path, &sealed).map_err(self.log_dir.fatal("write", &path))?;
+        self.log_dir.disk().write_atomic(&self.start_path(), &sealed)?;
         self.noted_start = Some(base);
         Ok(())
     }
