@@ -3,8 +3,36 @@
 mod support;
 
 use chronik_log::disk::{Disk, MemDisk};
-use chronik_log::{LogDirState, OpenOptions};
+use chronik_log::{LogDirState, LogError, OpenOptions, PartitionLog};
 use support::*;
+
+#[test]
+fn a_beginning_that_is_missing_after_an_orderly_stop_is_refused_and_nothing_is_removed() {
+    let noted = OpenOptions { start_noted: true, recovery_point: at(200), ..OpenOptions::default() };
+    let clean = OpenOptions { clean_shutdown: true, ..noted };
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    fill(&mut log, 100, 1);
+    log.close().unwrap();
+    let (log, _) = open_with(&log_dir(disk.snapshot()), clean);
+    assert_eq!((log.log_start(), log.log_end()), (at(0), at(200)), "as it is");
+    let segments = files(&disk, "log");
+    // The first one, and all.
+    for lost in [1, segments.len()] {
+        let disk = disk.snapshot();
+        for name in &segments[..lost] {
+            disk.remove_file(&format!("{DIR}/{name}")).unwrap();
+        }
+        let left = disk.files();
+        let refused = PartitionLog::open(&log_dir(disk.clone()), DIR, config(), clean).map(drop);
+        let Err(LogError::Corrupt { path, .. }) = refused else { panic!("{lost} lost: {refused:?}") };
+        assert_eq!(path, format!("{DIR}/{}", segments[0]));
+        assert_eq!(disk.files(), left);
+        // What is no orderly stop is not trusted either.
+        let (log, _) = open_with(&log_dir(disk), noted);
+        assert_eq!((log.log_start(), log.log_end()), (at(0), at(0)));
+    }
+}
 
 #[test]
 fn retention_makes_room_on_a_disk_without_a_free_byte() {

@@ -110,7 +110,8 @@ pub struct Opened {
 /// Opens the log of a partition, or begins it, at `wall_ms`.
 ///
 /// # Errors
-/// The disk does not read or write; damage is cut away by recovery instead.
+/// The disk does not read or write; damage is cut away by recovery instead. A log that lost its beginning after an orderly stop
+/// is refused: the replica is trusted as it was, and would have the others follow it.
 pub fn open(
     log_dir: &Arc<LogDir>,
     tp: &TopicPartition,

@@ -3,8 +3,8 @@
 //! Below the recovery point everything was synced: there the structure is trusted if the index files fit. Above it every
 //! batch is read and verified, unless the last run ended in order. The first batch that is torn, does not follow the one
 //! before, or goes back in epoch ends the log: it is cut there, durably, and what lies behind is removed; the broker
-//! fetches it again from the leader. A log that lost its first segment ends where it began. Recovery never invents a record, and
-//! doing it twice changes nothing.
+//! fetches it again from the leader. A log that lost its first segment ends where it began, or is
+//! refused after a run that ended in order. Recovery never invents a record, and doing it twice changes nothing.
 
 use std::sync::Arc;
 
@@ -57,7 +57,8 @@ impl PartitionLog {
     /// is not there.
     ///
     /// # Errors
-    /// The disk failed. Corruption is no error: it is cut away and reported.
+    /// The disk failed. Corruption is no error, it is cut away and reported, but for one: [`LogError::Corrupt`] when the beginning
+    /// of a log is gone whose last run ended in order. Nothing was removed then.
     pub fn open(
         log_dir: &Arc<LogDir>,
         dir: &str,
@@ -85,6 +86,7 @@ impl PartitionLog {
         log.load_limit(options.recovery_point)?;
         log.load_start()?;
         let bases = log.segment_bases()?;
+        log.check_beginning(&bases, &options)?;
         let stored = LeaderEpochs::load(log_dir, dir)?;
         let scanned = log.load_segments(&bases, &options, stored.as_ref(), &mut report)?;
         if log.flush.is_limited() {
@@ -140,6 +142,25 @@ impl PartitionLog {
             }
         }
         Ok(bases)
+    }
+
+    /// After a run that ended in order this replica is believed to have all it had, maybe as the last one: were a log without its
+    /// beginning emptied, the others would follow it and be empty too. The next start is none after an orderly end.
+    fn check_beginning(&self, bases: &[Offset], options: &OpenOptions) -> Result<(), LogError> {
+        if !options.clean_shutdown || !options.start_noted {
+            return Ok(());
+        }
+        let noted = self.noted_start.unwrap_or_default().max(options.log_start);
+        let (due, lost) = match bases.first() {
+            Some(found) => (self.first_base(*found, options), self.first_base(*found, options) != *found),
+            None => (noted, self.flush.recovery_point > noted),
+        };
+        if !lost {
+            return Ok(());
+        }
+        let reason = "the disk lost the beginning of the log after a stop in order; started again, this broker is not \
+                      trusted with it, and fetches it from the others";
+        Err(LogError::Corrupt { path: segment_path(&self.dir, due, "log"), reason: reason.to_owned() })
     }
 
     /// Loads or scans the segments in order up to the first one that does not fit. Returns the epochs of the batches

@@ -2,8 +2,8 @@
 //!
 //! Whoever removes the first segments, or begins the log anew elsewhere, notes durably where the first of those that stay
 //! begins, and only then removes. Without a note the log begins at 0. Recovery that finds the first segment above that knows that
-//! the disk lost some, and keeps nothing behind the hole, as behind any other. Logs of which nobody promised the notes
-//! ([`OpenOptions::start_noted`](super::OpenOptions)) begin where their first segment does.
+//! the disk lost some, and keeps nothing behind the hole, as behind any other; after an orderly stop, for which
+//! the broker is trusted, it refuses the log instead. Logs of which nobody promised the notes ([`OpenOptions::start_noted`](super::OpenOptions)) begin where their first segment does.
 
 use std::io;
 

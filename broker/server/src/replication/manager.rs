@@ -328,8 +328,8 @@ impl ReplicaManager {
         let storage::Opened { log, high_watermark, created_ms } = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // Damage is cut away by recovery; what is left is a disk that does not read or write. The controller
-                // has to hear of it, or it goes on electing a replica that nobody serves.
+                // Damage is cut away by recovery; what is left is a disk that does not read or write, or that lost what an
+                // orderly stop vouched for. The controller has to hear of it, or it goes on electing a replica that nobody serves.
                 tracing::error!(partition = %tp, %error, "cannot open the log");
                 self.log_dir.fail("open the log in", &chronik_log::partition_dir(tp), std::io::Error::other(error));
                 return None;
