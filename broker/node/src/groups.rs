@@ -17,7 +17,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use chronik_core::group::{Effect, GroupConfig, GroupCoordinator, GroupResponse, Ticket};
@@ -59,7 +59,7 @@ pub struct GroupShard<T> {
 #[derive(Debug)]
 enum Stage {
     /// With the topics that were deleted since it began.
-    Loading(Vec<TopicName>),
+    Loading(BTreeSet<TopicName>),
     Serving,
     Ended,
 }
@@ -68,7 +68,7 @@ impl<T> GroupShard<T> {
     /// The shard of a leadership that has just begun.
     #[must_use]
     pub fn new(epoch: LeaderEpoch, config: GroupConfig) -> Self {
-        Self { epoch, coordinator: GroupCoordinator::new(config), stage: Stage::Loading(Vec::new()) }
+        Self { epoch, coordinator: GroupCoordinator::new(config), stage: Stage::Loading(BTreeSet::new()) }
     }
 
     /// The leadership that it belongs to.
@@ -125,6 +125,7 @@ impl<T> GroupShard<T> {
         // Deletions that were committed while nobody led this partition, or while it was loading.
         gone.extend(self.coordinator.committed_topics().into_iter().filter(|name| !exists(name)));
         if !gone.is_empty() {
+            let gone: Vec<_> = gone.into_iter().collect();
             effects.extend(self.coordinator.topic_deleted(now, &gone));
         }
         self.run(host, now, effects);
@@ -172,7 +173,9 @@ impl<T> GroupShard<T> {
     /// beginning.
     pub fn on_topic_deleted(&mut self, host: &mut impl GroupHost<T>, now: Now, name: &TopicName) {
         match &mut self.stage {
-            Stage::Loading(deleted) => deleted.push(name.clone()),
+            Stage::Loading(deleted) => {
+                deleted.insert(name.clone());
+            }
             Stage::Serving => {
                 let effects = self.coordinator.topic_deleted(now, std::slice::from_ref(name));
                 self.run(host, now, effects);

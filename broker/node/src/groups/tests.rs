@@ -153,7 +153,14 @@ fn offsets_of_a_topic_deleted_before_or_while_loading_are_dropped() {
     }
     let mut next = GroupShard::new(EPOCH, GroupConfig::default());
     Loader::new(Offset(0), Offset(3)).take(&log.bytes(), |batch| assert_eq!(next.replay(batch), 1)).unwrap();
-    next.on_topic_deleted(&mut log, NOW, &"gone meanwhile".into());
+    for _ in 0..3 {
+        next.on_topic_deleted(&mut log, NOW, &"gone meanwhile".into());
+    }
+    assert!(
+        matches!(&next.stage, Stage::Loading(deleted) if deleted.len() == 1),
+        "a name is kept once: {:?}",
+        next.stage
+    );
     next.finish_load(&mut log, NOW, |name| name.as_str() != "gone before");
     assert_eq!(committed(&mut next), [("kept".to_owned(), 5)]);
     next.on_topic_deleted(&mut log, NOW, &"kept".into());
