@@ -239,6 +239,12 @@ impl Shard {
         group.end(&mut Host { shard: self, appends, out: Vec::new() });
     }
 
+    /// It stays "loading", for people to see why.
+    fn give_up(&self, problem: String) {
+        tracing::error!(partition = %self.partition.tp, problem, "groups cannot be loaded");
+        let _first = self.failed.set(problem);
+    }
+
     /// Replays the partition into the coordinator; how many records up to where. Runs on the blocking pool.
     fn load(&self) -> Result<(u64, Offset), String> {
         let mut loader = Loader::new(self.partition.log_start(), self.partition.log_end());
@@ -265,9 +271,7 @@ async fn serve(manager: Arc<ReplicaManager>, shard: Arc<Shard>) {
         Ok(Ok(loaded)) => loaded,
         // Serving without part of the offsets would make consumers start over: stay "loading", for people to see.
         failed => {
-            let problem = failed.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default();
-            tracing::error!(partition = %shard.partition.tp, problem, "groups cannot be loaded");
-            let _first = shard.failed.set(problem);
+            shard.give_up(failed.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default());
             return;
         }
     };
@@ -313,10 +317,7 @@ async fn all_committed(shard: &Shard, end: Offset, stop: &mut watch::Receiver<bo
     }
     loop {
         tokio::select! {
-            () = Arc::clone(&wait).all() => {
-                let error = wait.results().first().map_or(ErrorCode::UnknownServerError, |(_, error)| *error);
-                return error.is_none() && !shard.ended.load(Ordering::Acquire);
-            }
+            () = Arc::clone(&wait).all() => break,
             () = shard.changed.notified() => {
                 if shard.ended.load(Ordering::Acquire) {
                     return false;
@@ -325,6 +326,13 @@ async fn all_committed(shard: &Shard, end: Offset, stop: &mut watch::Receiver<bo
             _ = stop.wait_for(|stop| *stop) => return false,
         }
     }
+    let error = wait.results().first().map_or(ErrorCode::UnknownServerError, |(_, error)| *error);
+    let ended = shard.ended.load(Ordering::Acquire) || *stop.borrow();
+    // Where the leadership ended another shard follows. Otherwise this one stays, and nothing wakes it again.
+    if !error.is_none() && error != ErrorCode::NotLeaderOrFollower && !ended {
+        shard.give_up(format!("what was found up to offset {end} cannot be committed: {}", error.text()));
+    }
+    error.is_none() && !ended
 }
 
 async fn acknowledged(wait: Option<Arc<AckWait>>) {

@@ -9,7 +9,7 @@ use chronik_wire::messages as m;
 use tokio::time::Instant;
 
 use super::cluster::{Broker, Quorum, eventually};
-use crate::replication::{Durability, OFFSETS_TOPIC};
+use crate::replication::{Durability, Groups, OFFSETS_TOPIC};
 
 /// What the coordinator says of the offset of `t-0`: its error, and the offset.
 async fn ask(broker: &Broker) -> (i16, i64) {
@@ -43,6 +43,28 @@ async fn fence(quorum: &Arc<Quorum>, node: NodeId) {
     let command = Command::FenceBroker(FenceBroker { node, broker_epoch, reason: "test".into() });
     let quorum = Arc::clone(quorum);
     tokio::task::spawn_blocking(move || quorum.commit(command)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_whose_log_failed_while_it_waited_says_so() {
+    let quorum = Arc::<Quorum>::default();
+    let broker = Broker::start(&quorum, 1, Durability::Os).await;
+    broker.create("t", 1, 1).await;
+    let find = m::find_coordinator::FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(broker.call(2, &find).await.error_code, 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while commit(&broker, 42).await != 0 {
+        assert!(Instant::now() < deadline, "the commit is refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    broker.manager.log_dir.fail("append to", "a log", std::io::Error::other("the disk is gone"));
+    assert_ne!(commit(&broker, 43).await, 0);
+    let partition = broker.manager.partition(&TopicPartition::new(OFFSETS_TOPIC, 0)).unwrap();
+    let waits = Groups::new(&broker.manager);
+    waits.on_role(&partition);
+    eventually("given up", || waits.status()[0].failed.is_some()).await;
+    let status = waits.status().remove(0);
+    assert!(status.loading && status.failed.unwrap().contains("cannot be committed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
