@@ -269,8 +269,9 @@ impl Replica {
             );
             return Err(Violation { invariant: 4, text });
         }
-        // Nothing deletes records here, and no retention is short enough. Only on a damaged disk the beginning may be missing.
-        if start > 0 && !(self.damaged && marks.leads.is_none()) {
+        // Nothing deletes records here, and no retention is short enough: a beginning that the disk lost is missed by its note,
+        // and nothing is kept behind it.
+        if start > 0 {
             let text =
                 format!("{}: the log of b{node} begins at {start}, and nobody deleted what was before", ledger.tp);
             return Err(Violation { invariant: 5, text });

@@ -167,8 +167,8 @@ fn commits(generation: i32, asked: i64) -> Result<(), Violation> {
     })
 }
 
-/// A replica with the last of two records, on a disk that may have been damaged, says this next.
-fn says(damaged: bool, next: &Marks) -> Result<(), Violation> {
+/// A replica with two records, the first of which may have been missing at its start, says this next.
+fn says(start: i64, next: &Marks) -> Result<(), Violation> {
     let mut logs = logs();
     let (ledger, replica) = logs.both(key(), &tp(), A);
     let all = [batch(0, 1, "x", Some((7, 0))), batch(1, 1, "y", Some((7, 1)))];
@@ -176,9 +176,8 @@ fn says(damaged: bool, next: &Marks) -> Result<(), Violation> {
         all.iter().filter(|one| one.base_offset.0 >= from && one.base_offset.0 < to).copied().collect()
     };
     let none = InSync { told: Vec::new(), size: 0, min: 0, changed: true };
-    let marks = Marks { start: 1, end: 2, high_watermark: 2, visible: 2, ..Marks::default() };
+    let marks = Marks { start, end: 2, high_watermark: 2, visible: 2, ..Marks::default() };
     replica.booted(A, 1, &marks, &read, ledger)?;
-    replica.damaged = damaged;
     replica.changed(A, next, &read, ledger, &none, 0)
 }
 
@@ -406,16 +405,16 @@ const CASES: &[Case] = &[
     (1, "leads epoch 2 and holds only 1 of 2", |flaw| takes_over(2 - i64::from(flaw))),
     (4, "the high watermark of b1 goes back", |flaw| {
         let high_watermark = 2 - i64::from(flaw);
-        says(true, &Marks { start: 1, end: 2, high_watermark, visible: high_watermark, ..Marks::default() })
+        says(0, &Marks { end: 2, high_watermark, visible: high_watermark, ..Marks::default() })
     }),
-    (5, "has log start 1, high watermark 3, log end 2", |flaw| {
-        says(true, &Marks { start: 1, end: 2, high_watermark: 2 + i64::from(flaw), visible: 2, ..Marks::default() })
+    (5, "has log start 0, high watermark 3, log end 2", |flaw| {
+        says(0, &Marks { end: 2, high_watermark: 2 + i64::from(flaw), visible: 2, ..Marks::default() })
     }),
     (5, "the log start of b1 goes back", |flaw| {
-        says(true, &Marks { start: 1 - i64::from(flaw), end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
+        says(i64::from(flaw), &Marks { end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
     }),
     (5, "the log of b1 begins at 1, and nobody deleted", |flaw| {
-        says(!flaw, &Marks { start: 1, end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
+        says(0, &Marks { start: i64::from(flaw), end: 2, high_watermark: 2, visible: 2, ..Marks::default() })
     }),
     (5, "goes on with 2 after 1", |flaw| {
         found(&[batch(0, 1, "x", Some((7, 0))), batch(1 + i64::from(flaw), 1, "y", Some((7, 1)))], 2)
