@@ -178,10 +178,6 @@ impl Oracle {
     /// A process ended, by itself with a code or killed.
     pub fn process_ended(&mut self, node: NodeId, code: Option<i32>) {
         let run = self.quick.remove(&node).map(|quick| quick.run);
-        if self.untrusted.contains(&node) {
-            // A block that went astray may have cut the end off the quorum's log as well: nothing tells that from a torn write.
-            self.quorum.forget(node);
-        }
         let how = match code {
             _ if self.untrusted.contains(&node) => Ended::Uncertain,
             None => Ended::Kept,
