@@ -193,7 +193,7 @@ pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
 #[must_use]
 pub fn can_commit(world: &World, state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
     let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
-    has_eligible(state, gone) && stay >= usize::try_from(world.plan.shape.min_insync).unwrap_or(1)
+    has_eligible(state, gone) && stay >= state.min_isr(usize::try_from(world.plan.shape.min_insync).ok())
 }
 
 /// Whether readers can ever get to its end: a leader does not tell it while its watermark is below what it found, and
