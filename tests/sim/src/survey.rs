@@ -196,14 +196,20 @@ pub fn can_commit(world: &World, state: &PartitionState, gone: &BTreeSet<NodeId>
     has_eligible(state, gone) && stay >= state.min_isr(usize::try_from(world.plan.shape.min_insync).ok())
 }
 
-/// Whether readers can ever get to its end: a leader does not tell it while its watermark is below what it found, and
-/// where nothing can be committed any more that stays so.
+/// How far readers can ever get where that is not to its end: a leader does not tell the end while its watermark is below
+/// what it found, and where nothing can be committed any more that stays so. Up to the watermark everything is there to read.
 #[must_use]
-pub fn shows_its_end(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>) -> bool {
-    let all_committed =
-        |leader| log_end(world, leader, partition).is_none_or(|end| watermark(world, leader, partition) == Some(end));
+pub fn shows_at_most(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>) -> Option<Offset> {
     let state = &partition.state;
-    has_eligible(state, gone) && (can_commit(world, state, gone) || state.leader.is_none_or(all_committed))
+    if !has_eligible(state, gone) {
+        return Some(Offset(0));
+    }
+    if can_commit(world, state, gone) {
+        return None;
+    }
+    let leader = state.leader?;
+    let mark = watermark(world, leader, partition)?;
+    (log_end(world, leader, partition) != Some(mark)).then_some(mark)
 }
 
 /// Whether the disk of a broker failed it, so that its log directory or its metadata waits for the next start.

@@ -1,7 +1,7 @@
 //! A consumer without a group: all partitions of its topics, from the beginning. Also the auditor, which stops at the end
 //! that it found.
 
-use chronik_model::{NodeId, TopicPartition};
+use chronik_model::{NodeId, Offset, TopicPartition};
 
 use super::ConsumerConfig;
 use super::conn::{Conn, Heard};
@@ -32,9 +32,9 @@ impl Consumer {
         if self.audit { self.reader.is_done() } else { self.reader.stopped && self.conn.waiting() == 0 }
     }
 
-    /// What an auditor waits for; `None` before it knows the partitions.
-    pub(super) fn unread(&self) -> Option<Vec<TopicPartition>> {
-        self.reader.knows_any().then(|| self.reader.unread().cloned().collect())
+    /// What an auditor waits for, and how far it got; `None` before it knows the partitions.
+    pub(super) fn unread(&self) -> Option<Vec<(TopicPartition, Offset)>> {
+        self.reader.knows_any().then(|| self.reader.unread().map(|(tp, at)| (tp.clone(), at)).collect())
     }
 
     pub(super) fn describe(&self) -> String {

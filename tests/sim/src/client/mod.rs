@@ -14,7 +14,7 @@ mod member;
 mod producer;
 mod reader;
 
-use chronik_model::{NodeId, TopicName, TopicPartition};
+use chronik_model::{NodeId, Offset, TopicName, TopicPartition};
 
 use admin::Admin;
 use consumer::Consumer;
@@ -191,9 +191,9 @@ impl Client {
         }
     }
 
-    /// The partitions that an auditor has not read to their ends; `None` while it does not know any.
+    /// The partitions that an auditor has not read to their ends, and how far it got; `None` while it does not know any.
     #[must_use]
-    pub fn unread(&self) -> Option<Vec<TopicPartition>> {
+    pub fn unread(&self) -> Option<Vec<(TopicPartition, Offset)>> {
         match &self.role {
             Role::Consumer(role) => role.unread(),
             Role::Producer(_) | Role::Member(_) | Role::Admin(_) => None,

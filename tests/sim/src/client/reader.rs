@@ -41,6 +41,8 @@ struct Cursor {
     last_epoch: Option<LeaderEpoch>,
     /// Where an audit ends.
     until: Option<Offset>,
+    /// Nobody says where it ends: what is there is read before that is asked again.
+    peeks: bool,
     done: bool,
     busy: bool,
     not_before: Micros,
@@ -99,9 +101,10 @@ impl Reader {
         !self.cursors.is_empty()
     }
 
-    /// What an audit has not read to its end.
-    pub(super) fn unread(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.cursors.iter().filter(|(_, cursor)| !cursor.done).map(|(tp, _)| tp)
+    /// What an audit has not read to its end, and where it is.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&TopicPartition, Offset)> {
+        let open = self.cursors.iter().filter(|(_, cursor)| !cursor.done);
+        open.map(|(tp, cursor)| (tp, cursor.position.unwrap_or(Offset(0))))
     }
 
     pub(super) fn describe(&self) -> String {
@@ -139,7 +142,9 @@ impl Reader {
             };
             let (what, body, timeout_ms) = match cursor.position {
                 None => (Question::Earliest, list(tp, true), LIST_TIMEOUT_MS),
-                Some(_) if self.audit && cursor.until.is_none() => (Question::Latest, list(tp, false), LIST_TIMEOUT_MS),
+                Some(_) if self.audit && cursor.until.is_none() && !cursor.peeks => {
+                    (Question::Latest, list(tp, false), LIST_TIMEOUT_MS)
+                }
                 Some(position) => {
                     let what = Question::Fetch { position, epoch, asked: now };
                     let body = ClientRequest::Fetch {
@@ -170,6 +175,7 @@ impl Reader {
         let audit = self.audit;
         let Some(cursor) = self.cursors.get_mut(&tag.tp).filter(|_| tag.round == self.round) else { return };
         cursor.busy = false;
+        cursor.peeks = matches!(tag.what, Question::Latest);
         if cursor.topic != tag.topic {
             return;
         }

@@ -236,11 +236,13 @@ impl Oracle {
                 |sent| format!("{} ({:?} at {} ms)", sent.name(), sent.outcome, ms(sent.resolved)),
             )
         };
-        for ((tp, topic), audit) in self.history.audits.iter().filter(|(_, audit)| audit.done) {
+        for ((tp, topic), audit) in &self.history.audits {
             let ledger = topic.and_then(|id| self.logs.ledger(&(id, tp.partition)));
             if let Some(ledger) = ledger {
                 audited(ledger, audit, name)?;
-                self.judge_end(tp, ledger, audit)?;
+                if audit.done {
+                    self.judge_end(tp, ledger, audit)?;
+                }
             }
         }
         self.judge_acked()

@@ -472,3 +472,28 @@ fn each_rule_reports_its_flaw_by_name_and_nothing_when_it_is_not_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// With three that have to be in sync one leaves for good, and the leader hands over while it has records above its watermark.
+#[test]
+fn what_nobody_can_read_to_its_end_is_read_to_its_watermark() {
+    let mut shape = Shape { topics: 1, min_insync: 3, ..Shape::calm(3) };
+    // The second does not wait for the others.
+    shape.workload.plain_producers = 2;
+    shape.workload.pause_ms = 100;
+    let mut world = runner::build(&Plan { seed: 1, shape, steps: Vec::new() }, Detail::Hash);
+    world.run_until(6_000_000).expect("all is well");
+    let leader =
+        crate::survey::partitions(&world).first().and_then(|known| known.state.leader).expect("it has a leader");
+    let leaves = [A, B, C].into_iter().find(|node| *node != leader).expect("there are three");
+    world.budget.gone.insert(leaves);
+    world.kill(leaves);
+    world.run_until(20_000_000).expect("it is refused records");
+    world.kill(leader);
+    world.run_until(21_000_000).expect("nobody decides");
+    runner::settle(&mut world, &[tp().topic]).expect("it is as well as it can be");
+    let known = crate::survey::partitions(&world).into_iter().find(|known| known.tp == tp()).expect("it is there");
+    let most = crate::survey::shows_at_most(&world, &known, &world.budget.gone);
+    let audit = world.oracle.history.audits.values().next().expect("it was read");
+    assert_eq!((audit.done, Some(Offset(audit.to))), (false, most), "{:?}", known.state);
+    assert!(audit.to > 0);
+}

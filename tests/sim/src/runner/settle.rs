@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_core::group::partition_for;
-use chronik_model::{NodeId, TopicName, TopicPartition};
+use chronik_model::{NodeId, Offset, TopicName, TopicPartition};
 use chronik_node::settings::OFFSETS_TOPIC;
 
 use super::start::{GROUP, spawn};
@@ -165,10 +165,15 @@ fn unread(world: &World) -> Vec<String> {
         return vec!["the auditor knows no partition".to_owned()];
     };
     let surveyed = survey::partitions(world);
-    let lost = |tp: &TopicPartition| {
-        surveyed.iter().any(|known| known.tp == *tp && !survey::shows_its_end(world, known, &world.budget.gone))
+    let most = |tp: &TopicPartition| {
+        let known = surveyed.iter().find(|known| known.tp == *tp)?;
+        survey::shows_at_most(world, known, &world.budget.gone)
     };
-    open.iter().filter(|tp| !lost(tp)).map(|tp| format!("{tp} was not read to its end")).collect()
+    let missing = |(tp, at): &(TopicPartition, Offset)| match most(tp) {
+        None => Some(format!("{tp} was not read to its end")),
+        Some(mark) => (*at < mark).then(|| format!("{tp} was read to {at}, and {mark} is the watermark")),
+    };
+    open.iter().filter_map(missing).collect()
 }
 
 /// Whether the workload's group commits again. It has to where there is anything to read, and where its offsets go.
