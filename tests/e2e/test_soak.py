@@ -115,7 +115,7 @@ def some_disk(data):
     batch = lambda base: struct.pack(">qiibI", base, 188, 5, 2, 7) + bytes(range(179))  # noqa: E731
     files = {
         "data/t-0/00000000000000000000.log": batch(0) + batch(1) + batch(2), "data/t-0/00000000000000000000.index": b"i" * 40,
-        "data/t-0/00000000000000000003.snapshot": b"s" * 40, "data/t-0/leader-epoch-checkpoint": b"e" * 40,
+        "data/t-0/00000000000000000003.snapshot": b"s" * 40, "data/t-0/leader-epoch-checkpoint": b"e" * 40, "data/t-0/log-start": b"l" * 20,
         "data/t-0/partition.metadata": b"p" * 70, "raft/log-0000000000000001.seg": b"r" * 2000, "meta.properties": b"m" * 90,
         "recovery-point-offset-checkpoint": b"c" * 50, "clean-shutdown": b"x" * 18,
     }

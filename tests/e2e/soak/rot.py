@@ -18,7 +18,7 @@ TARGETS = {
     "partition": ("data/*/partition.metadata",),
     "quorum": ("raft/*",),
     "identity": ("meta.properties", "founders"),
-    "checkpoint": ("*-checkpoint", "clean-shutdown", "peers.json"),
+    "checkpoint": ("*-checkpoint", "clean-shutdown", "peers.json", "data/*/log-start"),
 }
 HOW = ("flip", "cut", "zero", "empty")
 VOUCHERS = ("clean-shutdown", "recovery-point-offset-checkpoint")
