@@ -52,6 +52,10 @@ pub(super) fn plan(wanted: &Wanted, view: &View) -> Flow {
         return Flow::Wait(doing(OperationStep::RestartPod).held(Gate::PodNotReady, message));
     }
     let Some(pod) = view.pods.get(&node) else { return Flow::Continue };
+    // The restart would bring what nobody approved.
+    if let Some(message) = wanted.restarts_held.as_ref().filter(|_| pod.revision != wanted.revision) {
+        return Flow::Wait(doing(OperationStep::RestartPod).held(Gate::ManualApproval, message.clone()));
+    }
     let why = format!("broker {node} had left the quorum and joins it again as a new one");
     Flow::Act(Step::Restart { node, uid: pod.uid.clone() }, doing(OperationStep::RestartPod), why)
 }
@@ -126,6 +130,18 @@ mod tests {
         assert_eq!(next(&view, 4), None, "it has joined by itself");
         view.retired.insert("dir-2".into());
         assert_eq!(next(&view, 4), Some(Step::Quorum(QuorumChange::Remove(NodeId(2)))));
+    }
+
+    #[test]
+    fn a_restart_that_would_bring_what_nobody_approved_waits() {
+        let mut view = left();
+        view.retired.insert("dir-2".into());
+        let to =
+            |revision: &str| Wanted { revision: revision.into(), restarts_held: Some("manual".into()), ..wanted(4) };
+        let same = view.pods[&NodeId(2)].revision.clone();
+        assert!(matches!(plan(&to(&same), &view), Flow::Act(Step::Restart { .. }, ..)), "it brings nothing");
+        let Flow::Wait(doing) = plan(&to("another"), &view) else { panic!("it waits") };
+        assert_eq!(doing.holds[0].gate, Gate::ManualApproval);
     }
 
     #[test]

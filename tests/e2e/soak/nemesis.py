@@ -146,6 +146,8 @@ class Nemesis:
     def _await_stop(self, node, limit=90):
         """The end of a broker that was asked to stop: in time, and with the right code."""
         broker, begun = self.cluster[node], self.stopping_brokers.get(node, time.monotonic())
+        # A pause that began after the request holds up neither the end nor, below, its being forced.
+        broker.signal(signal.SIGCONT)
         while broker.running and time.monotonic() < begun + limit:
             time.sleep(0.05)
         self.stopping_brokers.pop(node, None)
@@ -153,6 +155,7 @@ class Nemesis:
         if broker.running:
             self.failures.append(f"broker {node} does not stop within {limit} s of SIGTERM")
             broker.signal(signal.SIGABRT)
+            broker.signal(signal.SIGCONT)
             broker.process.wait()
         code = broker.process.returncode
         self.record("stopped", node=node, code=code, seconds=round(time.monotonic() - begun, 3))

@@ -18,7 +18,7 @@
 
 mod frozen;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_operator::api::{
     APPROVED_REVISION_ANNOTATION, ChronikClusterStatus, RetentionPolicy, RolloutPolicy, UpgradePolicy,
@@ -26,7 +26,7 @@ use chronik_operator::api::{
 use chronik_operator::ports::{Kind, Object, ObjectRef, Propagation, QuorumChange};
 
 use crate::brokers::Id;
-use crate::kubernetes::NAME;
+use crate::kubernetes::{NAME, revision};
 use crate::world::{Pass, World};
 
 /// What the judge remembers.
@@ -39,6 +39,8 @@ pub struct Judge {
     /// Replicas of the StatefulSet when it last existed.
     set_replicas: Option<i32>,
     deleted: Option<RetentionPolicy>,
+    /// Uids of the claims that the operator deleted.
+    let_go: BTreeSet<String>,
     refused_at: Option<u64>,
 }
 
@@ -220,7 +222,11 @@ impl World {
             return;
         }
         let approved = cluster.metadata.annotations.as_ref().and_then(|a| a.get(APPROVED_REVISION_ANNOTATION));
-        if approved.cloned() != self.kube.template_revision() {
+        let template = self.kube.template_revision();
+        // One that has the template already gets nothing new by it.
+        let same =
+            self.kube.pods.get(name).is_some_and(|pod| revision(pod.pod.metadata.annotations.as_ref()) == template);
+        if approved.cloned() != template && !same {
             self.wrong(format!("pod {name} is restarted and nobody approved it"));
         }
     }
@@ -334,15 +340,17 @@ impl World {
         if id <= replicas || self.brokers.quorum.is_member(id) || self.brokers.serves(id) {
             self.wrong(format!("claim {name} is deleted, and {replicas} brokers are there"));
         }
+        self.judge.let_go.insert(uid.to_owned());
     }
 
     /// A claim is gone, whoever deleted it.
-    pub fn judge_lost_claim(&mut self, name: &str) {
+    pub fn judge_lost_claim(&mut self, name: &str, uid: &str) {
         let Some(id) = name.strip_prefix("data-").and_then(ordinal).map(|n| n + 1) else { return };
         if self.judge.deleted == Some(RetentionPolicy::Delete) {
             return;
         }
-        if self.kube.cluster.is_none() {
+        // What the plan deleted was judged then, and may end after the cluster.
+        if self.kube.cluster.is_none() && !self.judge.let_go.contains(uid) {
             return self.wrong(format!("claim {name} went with the cluster and should have been retained"));
         }
         let held = self.brokers.replica_counts().get(&id).copied().unwrap_or(0);

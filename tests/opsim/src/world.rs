@@ -108,7 +108,7 @@ impl World {
         self.kube.run_kubelets(&mut self.brokers, &mut self.rng);
         self.kube.collect_garbage(&mut self.rng);
         for (name, uid) in self.kube.run_storage() {
-            self.judge_lost_claim(&name);
+            self.judge_lost_claim(&name, &uid);
             self.brokers.destroy(&uid);
         }
         for claim in self.kube.claims.values() {

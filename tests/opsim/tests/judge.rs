@@ -398,10 +398,10 @@ fn claim(world: &mut World) {
 
 #[test]
 fn disks_stay_unless_they_are_to_go() {
-    fails("claim data-x-1 is gone", |world| world.judge_lost_claim("data-x-1"));
+    fails("claim data-x-1 is gone", |world| world.judge_lost_claim("data-x-1", "c"));
     fails("went with the cluster", |world| {
         world.kube.delete_cluster();
-        world.judge_lost_claim("data-x-1");
+        world.judge_lost_claim("data-x-1", "c");
     });
     fails("was to be retained", |world| {
         claim(world);
@@ -421,7 +421,7 @@ fn disks_stay_unless_they_are_to_go() {
     passes(|world| {
         world.judge.cluster_deleted(RetentionPolicy::Delete);
         world.kube.delete_cluster();
-        world.judge_lost_claim("data-x-1");
+        world.judge_lost_claim("data-x-1", "c");
     });
 }
 
