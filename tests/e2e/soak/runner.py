@@ -135,6 +135,11 @@ class Generation:
         for topic, (partitions, config) in {**STANDING, "bulk": (3, {})}.items():
             wait.until(lambda t=topic, p=partitions, c=config: made(world.bootstrap(), t, p, c), f"topic {topic}", 150)
             self.record("created", topic=topic, ok=True)
+            # What a topic was created with is what is seen until a change of it succeeds.
+            for key, value in config.items():
+                number = self.record.next_id()
+                self.record("write", id=number, register=f"config {topic} {key}", value=value)
+                self.record("wrote", id=number, ok=True)
             world.topics[topic] = partitions
         client = kafka.producer(world.bootstrap(), **{"log_level": 0})
         for number in range(BULK_RECORDS):
