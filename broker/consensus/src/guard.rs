@@ -8,6 +8,8 @@ use crate::mirror::{ConfState, MessageType, RaftMessage};
 /// Above this an index or a term is nonsense, and sums would overflow.
 const HIGHEST: u64 = 1 << 62;
 const MAX_CONTEXT: usize = 1024;
+/// More voters than anybody has.
+const MAX_VOTERS: usize = 1024;
 
 /// Why the message is refused, if it is.
 pub(crate) fn check(m: &RaftMessage, me: u64) -> Result<MessageType, &'static str> {
@@ -27,6 +29,9 @@ pub(crate) fn check(m: &RaftMessage, me: u64) -> Result<MessageType, &'static st
     }
     if m.context.len() > MAX_CONTEXT {
         return Err("a context too long");
+    }
+    if m.voters.len() > MAX_VOTERS {
+        return Err("more voters than anybody has");
     }
     if m.term == 0 && kind != T::ReadIndex {
         return Err("no term");

@@ -271,6 +271,10 @@ pub struct RaftMessage {
     /// Candidate's priority.
     #[prost(int64, tag = "16")]
     pub priority: i64,
+    /// In requests for votes, Chronik's own: the voters by which the candidate counts. Empty while its log ends with a
+    /// change of members that it has not applied.
+    #[prost(uint64, repeated, tag = "100")]
+    pub voters: Vec<u64>,
 }
 
 impl RaftMessage {
@@ -418,6 +422,7 @@ impl From<eraftpb::Message> for RaftMessage {
             deprecated_priority: m.deprecated_priority,
             commit_term: m.commit_term,
             priority: m.priority,
+            voters: Vec::new(),
         }
     }
 }
@@ -512,6 +517,7 @@ mod tests {
             deprecated_priority: 11,
             commit_term: 12,
             priority: -13,
+            voters: Vec::new(),
         }
     }
 

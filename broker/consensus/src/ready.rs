@@ -13,7 +13,7 @@ use raft::Ready;
 use raft::eraftpb;
 
 use crate::error::StorageFailed;
-use crate::mirror::{self, RaftMessage};
+use crate::mirror::{self, MessageType, RaftMessage};
 use crate::replica::{Replica, membership};
 use crate::storage::Batch;
 use crate::types::{CommittedEntry, Effects, Payload, RoleChange, StateImage};
@@ -62,8 +62,7 @@ impl<D: Disk + Clone> Replica<D> {
         let same_term_and_vote = ready.hs().is_none_or(|hs| hs.term == durable.term && hs.vote == durable.vote);
         let early = if mutant!(SendBeforePersist) { ready.take_persisted_messages() } else { Vec::new() };
         for message in ready.take_messages().into_iter().chain(early) {
-            let message = RaftMessage::from(message);
-            trace_out(&message);
+            let message = self.outgoing(message);
             if message.is_snapshot() {
                 effects.snapshots.push(message);
             } else if same_term_and_vote || mutant!(SendBeforePersist) {
@@ -89,7 +88,7 @@ impl<D: Disk + Clone> Replica<D> {
 
         // From here on it is durable.
         let messages = ready.take_persisted_messages();
-        release(if dropped { Vec::new() } else { messages }, effects);
+        self.release(if dropped { Vec::new() } else { messages }, effects);
         for state in ready.take_read_states() {
             if let Some(token) = self.reads.answered(&state.request_ctx) {
                 effects.reads.push(crate::types::ReadState { token, index: RaftIndex(state.index) });
@@ -101,7 +100,7 @@ impl<D: Disk + Clone> Replica<D> {
         let mut committed = ready.take_committed_entries();
         let mut light = self.node.advance_append(ready);
         committed.append(&mut light.take_committed_entries());
-        release(light.take_messages(), effects);
+        self.release(light.take_messages(), effects);
         for entry in committed {
             self.commit(entry, effects)?;
         }
@@ -112,6 +111,28 @@ impl<D: Disk + Clone> Replica<D> {
             self.ask_reads_again();
         }
         Ok(())
+    }
+
+    fn release(&self, messages: Vec<eraftpb::Message>, effects: &mut Effects) {
+        for message in messages {
+            let message = self.outgoing(message);
+            if message.is_snapshot() {
+                effects.snapshots.push(message);
+            } else {
+                effects.messages.push(message);
+            }
+        }
+    }
+
+    fn outgoing(&self, message: eraftpb::Message) -> RaftMessage {
+        let mut message = RaftMessage::from(message);
+        if matches!(message.kind(), Some(MessageType::RequestVote | MessageType::RequestPreVote)) {
+            message.voters = self.settled_voters();
+        }
+        tracing::trace!(target: "raft", kind = ?message.kind(), to = message.to, term = message.term,
+            index = message.index, log_term = message.log_term, commit = message.commit,
+            entries = message.entries.len(), reject = message.reject, "message out");
+        message
     }
 
     fn installed(&mut self, image: mirror::Snapshot, effects: &mut Effects) {
@@ -195,24 +216,6 @@ impl<D: Disk + Clone> Replica<D> {
         let newer = self.applied > store.image_index() && self.applied >= store.members().0;
         newer && (long || store.image_wanted()) && self.ticks >= self.image_retry_tick
     }
-}
-
-fn release(messages: Vec<eraftpb::Message>, effects: &mut Effects) {
-    for message in messages {
-        let message = RaftMessage::from(message);
-        trace_out(&message);
-        if message.is_snapshot() {
-            effects.snapshots.push(message);
-        } else {
-            effects.messages.push(message);
-        }
-    }
-}
-
-fn trace_out(message: &RaftMessage) {
-    tracing::trace!(target: "raft", kind = ?message.kind(), to = message.to, term = message.term,
-        index = message.index, log_term = message.log_term, commit = message.commit,
-        entries = message.entries.len(), reject = message.reject, "message out");
 }
 
 /// The change in an entry, decoded by our own mirror, as raft's type.

@@ -19,7 +19,7 @@ use crate::error::{OpenError, ProposeError, ReadError, SnapshotError, StorageFai
 use crate::guard;
 use crate::mirror::{MessageType, RaftMessage};
 use crate::reads::Reads;
-use crate::storage::{BOOTSTRAP_INDEX, Start, Store};
+use crate::storage::{Start, Store};
 use crate::types::{Membership, ProposalToken, ReadToken, Role, RoleChange, StateImage};
 
 /// Ticks that one call of `tick` makes good at most: a thread that did not run for seconds reads what waits first.
@@ -59,7 +59,7 @@ pub struct Replica<D: Disk + Clone> {
     pub(crate) last_error: Option<String>,
     /// Tick at which a pre-vote was turned down because we still heard the leader.
     pub(crate) turned_down: Option<u64>,
-    /// What was committed when a leader found this replica with nothing.
+    /// What was committed when a leader found this replica with nothing (see `lost_disk`).
     pub(crate) fed_at: Option<u64>,
 }
 
@@ -273,7 +273,7 @@ impl<D: Disk + Clone> Replica<D> {
                 self.expect_memory(message);
                 Ok(true)
             }
-            MessageType::RequestVote | MessageType::RequestPreVote if self.is_unfed(message.index) => {
+            MessageType::RequestVote | MessageType::RequestPreVote if self.is_unfed(message) => {
                 Err("this node's storage is fresh and the cluster is not: it votes again once a leader has fed it")
             }
             MessageType::Append | MessageType::Snapshot if message.term >= term => {
@@ -287,44 +287,6 @@ impl<D: Disk + Clone> Replica<D> {
                 Err("too many reads wait already")
             }
             _ => Ok(true),
-        }
-    }
-
-    /// Whether this replica must not vote for a candidate whose log ends at `theirs`: it has nothing but what a founder
-    /// is born with (or a joiner), and the candidate has more, so this may be the empty disk of a voter that once
-    /// acknowledged entries and gave votes which it forgot. It votes again when it has all that was committed when the
-    /// leader found it. A founder that took part in an election since is no stranger. Of two voters the other one
-    /// has every committed entry, so it may be trusted.
-    fn is_unfed(&self, theirs: u64) -> bool {
-        let raft = &self.node.raft;
-        let newborn = raft.raft_log.last_index() <= BOOTSTRAP_INDEX && raft.vote == raft::INVALID_ID;
-        let feeding = self.fed_at.is_some_and(|index| raft.raft_log.committed < index);
-        let pair = self.membership.voters.len() == 2 && self.membership.voters.contains(&self.config.node);
-        theirs > BOOTSTRAP_INDEX && (newborn || feeding) && !pair
-    }
-
-    /// A leader feeds a replica that has nothing yet: remembers how far it has to come.
-    fn note_feeding(&mut self, message: &RaftMessage) {
-        let raft = &self.node.raft;
-        if raft.raft_log.last_index() > BOOTSTRAP_INDEX || raft.vote != raft::INVALID_ID {
-            return;
-        }
-        let image = message.snapshot.as_ref().and_then(|s| s.metadata.as_ref()).map_or(0, |m| m.index);
-        self.fed_at = self.fed_at.max(Some(message.commit.max(image)));
-    }
-
-    /// A follower that refuses entries which it once acknowledged has lost its log: start over with it.
-    fn expect_memory(&mut self, message: &RaftMessage) {
-        let from = message.from;
-        let Some(progress) = self.node.raft.mut_prs().get_mut(from) else { return };
-        if message.reject && message.request_snapshot == 0 && message.reject_hint < progress.matched {
-            let matched = progress.matched;
-            progress.matched = 0;
-            progress.become_probe();
-            progress.next_idx = message.reject_hint + 1;
-            self.last_error =
-                Some(format!("node {from} acknowledged {matched} and has only {}: it lost data", message.reject_hint));
-            tracing::error!(target: "raft", node = from, matched, has = message.reject_hint, "a peer lost its log");
         }
     }
 

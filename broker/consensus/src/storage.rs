@@ -370,6 +370,10 @@ impl<D: Disk + Clone> Store<D> {
         (self.members.0, &self.members.1)
     }
 
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &eraftpb::Entry> {
+        self.entries.iter()
+    }
+
     pub(crate) fn image_index(&self) -> u64 {
         self.image.0
     }

@@ -146,11 +146,12 @@ fn whatever_happens_votes_terms_entries_and_members_are_kept() {
 
 /// Voters that crash and are cut off while one at a time loses its disk and founds anew. A disk is replaced only after
 /// the last replaced one was fed, as raft needs a majority that remembers.
-fn run_with_lost_disks(seed: u64) -> u32 {
+fn run_with_lost_disks(seed: u64, founders: &[i32]) -> u32 {
     let mut rng = SplitMix64::new(seed);
     let mut cluster = Cluster::new(seed);
-    for id in 1..=3 {
-        cluster.add_with(id, &voters(&[1, 2, 3]), tune);
+    let odd = !founders.len().is_multiple_of(2);
+    for id in founders {
+        cluster.add_with(*id, &voters(founders), tune);
     }
     cluster.connect_all();
     let mut unfed: Option<(i32, u64)> = None;
@@ -159,30 +160,36 @@ fn run_with_lost_disks(seed: u64) -> u32 {
     cluster.propose_many(leader, 10);
     cluster.ticks(10);
     for _ in 0..120 {
-        let id = 1 + rng.below(3) as i32;
+        let id = founders[rng.below(founders.len() as u64) as usize];
         let up = cluster.nodes[&id].replica.is_some();
         match rng.below(16) {
             0 if up => cluster.kill(id),
             1 if up => cluster.crash(id, rng.next_u64()),
             2 => cluster.isolate(id),
             3 | 4 => cluster.heal(),
-            // A voter that has seen nothing but its founding cannot warn the one that lost its disk.
-            5 if up && unfed.is_none() && cluster.running().iter().all(|id| cluster.status(*id).commit.0 > 10) => {
+            // Of an odd number, a voter that has seen nothing but its founding cannot warn the one that lost its disk.
+            5 if up
+                && unfed.is_none()
+                && (!odd || cluster.running().iter().all(|id| cluster.status(*id).commit.0 > 10)) =>
+            {
                 let committed = cluster.running().iter().map(|id| cluster.status(*id).commit.0).max().unwrap_or(0);
                 cluster.kill(id);
                 // Nobody replaces a disk while its last words are still on the way.
                 cluster.ticks(30);
                 cluster.on_disk(id, MemDisk::new(), tune);
-                cluster.open(id, &voters(&[1, 2, 3])).expect("founds anew");
+                if !odd {
+                    cluster.forget_votes(id);
+                }
+                cluster.open(id, &voters(founders)).expect("founds anew");
                 cluster.connect_all();
                 unfed = Some((id, committed));
                 lost += 1;
             }
             _ => {}
         }
-        for id in 1..=3 {
-            if cluster.nodes[&id].replica.is_none() && rng.chance(15) {
-                cluster.restart(id);
+        for id in founders {
+            if cluster.nodes[id].replica.is_none() && rng.chance(15) {
+                cluster.restart(*id);
                 cluster.connect_all();
             }
         }
@@ -209,9 +216,9 @@ fn run_with_lost_disks(seed: u64) -> u32 {
             cluster.ticks(1);
         }
     }
-    for id in 1..=3 {
-        if cluster.nodes[&id].replica.is_none() {
-            cluster.restart(id);
+    for id in founders {
+        if cluster.nodes[id].replica.is_none() {
+            cluster.restart(*id);
         }
     }
     cluster.heal();
@@ -229,11 +236,13 @@ fn one_lost_disk_at_a_time_loses_nothing_that_was_acknowledged() {
     let seeds = number("CHRONIK_SEED").map_or(0..number("CHRONIK_SEEDS").unwrap_or(150), |seed| seed..seed + 1);
     let mut lost = 0;
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run_with_lost_disks(seed));
-        lost += outcome.unwrap_or_else(|problem| {
-            eprintln!("seed {seed} fails");
-            std::panic::resume_unwind(problem)
-        });
+        for founders in [&[1, 2, 3][..], &[1, 2, 3, 4]] {
+            let outcome = std::panic::catch_unwind(|| run_with_lost_disks(seed, founders));
+            lost += outcome.unwrap_or_else(|problem| {
+                eprintln!("seed {seed} fails with founders {founders:?}");
+                std::panic::resume_unwind(problem)
+            });
+        }
     }
     assert!(lost > 0);
 }

@@ -1,7 +1,7 @@
 //! Forming, failing over, never disturbing.
 
 use chronik_consensus::mirror::{Entry, MessageType, RaftMessage};
-use chronik_consensus::{Outcome, Role, Start, TransferError};
+use chronik_consensus::{MembershipChange, Outcome, Role, Start, TransferError};
 use chronik_model::NodeId;
 
 use crate::harness::{Cluster, voters};
@@ -316,6 +316,89 @@ fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
     cluster.elect();
     cluster.ticks(20);
     cluster.agreed();
+}
+
+/// Of 4 founders 2 get entries before they meet the others again, which saw a later term and voted for nobody in it.
+#[test]
+fn founders_that_never_got_an_entry_help_to_elect_one_that_has() {
+    let founders = [1, 2, 3, 4];
+    let mut cluster = Cluster::new(1);
+    for id in founders {
+        cluster.add(id, &voters(&founders));
+    }
+    cluster.connect_all();
+    while cluster.leader().is_none() {
+        for id in founders {
+            cluster.work(id);
+        }
+        let message = cluster.network.pop_front().expect("an election is going on");
+        cluster.deliver(&message);
+    }
+    let leader = cluster.leader().expect("elected");
+    assert_eq!(leader, 1);
+    cluster.cut.extend([(1, 3), (1, 4)]);
+    cluster.propose(leader);
+    cluster.pump();
+    let has_more = |cluster: &Cluster| founders.map(|id| cluster.status(id).last_index.0 > 5);
+    assert_eq!(has_more(&cluster), [true, true, false, false]);
+    for id in [3, 4] {
+        cluster.replica(id).step(RaftMessage {
+            msg_type: MessageType::RequestPreVoteResponse as i32,
+            from: 2,
+            to: id as u64,
+            term: 9,
+            reject: true,
+            ..RaftMessage::default()
+        });
+        cluster.work(id);
+        assert_eq!(cluster.status(id).term.0, 9);
+    }
+    assert_eq!(has_more(&cluster), [true, true, false, false]);
+    cluster.heal();
+    cluster.ticks(30);
+    let leader = cluster.elect();
+    cluster.propose_many(leader, 3);
+    cluster.ticks(30);
+    cluster.agreed();
+}
+
+/// Even numbers of founders; a joiner made them odd since, which a founder that lost its disk does not know.
+#[test]
+fn what_counts_for_a_founder_that_lost_its_disk_is_how_many_vote_now() {
+    for founders in [&[1, 2][..], &[1, 2, 3, 4]] {
+        let count = founders.len() as i32;
+        let (lost, joiner) = (count, count + 1);
+        let mut cluster = Cluster::formed(count, 1);
+        assert_eq!(cluster.elect(), 1);
+        cluster.add(joiner, &Start::Join);
+        cluster.connect_all();
+        cluster.change(1, MembershipChange::AddLearner(NodeId(joiner)));
+        cluster.ticks(5);
+        cluster.change(1, MembershipChange::Promote(NodeId(joiner)));
+        cluster.ticks(5);
+        // Committed by the leader, by the one whose disk is lost then, and by no more than it takes.
+        let behind: Vec<i32> = (2..=joiner).filter(|id| *id != lost).take(founders.len() / 2).collect();
+        for id in &behind {
+            cluster.isolate(*id);
+        }
+        cluster.propose_many(1, 5);
+        assert_eq!(cluster.acknowledged.len(), 5);
+        cluster.kill(lost);
+        cluster.on_disk(lost, chronik_log::disk::MemDisk::new(), |_| {});
+        cluster.kill(1);
+        cluster.open(lost, &voters(founders)).expect("founded anew");
+        cluster.heal();
+        for id in (2..=joiner).filter(|id| *id != lost && !behind.contains(id)) {
+            cluster.isolate(id);
+        }
+        cluster.ticks(100);
+        assert_eq!(cluster.leader(), None, "{founders:?}: entries that were acknowledged would be lost");
+        cluster.restart(1);
+        cluster.heal();
+        cluster.elect();
+        cluster.ticks(30);
+        cluster.agreed();
+    }
 }
 
 #[test]

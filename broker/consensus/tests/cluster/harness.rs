@@ -223,6 +223,11 @@ impl Cluster {
         }
     }
 
+    /// Its disk is lost, and its votes with it: of an even number of voters one may vote twice in a term.
+    pub fn forget_votes(&mut self, id: i32) {
+        self.votes.retain(|(from, _), _| *from != id as u64);
+    }
+
     fn send(&mut self, m: RaftMessage) {
         self.remember_vote(&m);
         self.network.push_back(m);
