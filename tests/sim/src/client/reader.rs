@@ -30,7 +30,7 @@ pub(super) struct ReadTag {
 #[derive(Clone, Copy, Debug)]
 enum Question {
     Earliest,
-    Latest,
+    Latest { asked: Micros },
     Fetch { position: Offset, epoch: LeaderEpoch, asked: Micros },
 }
 
@@ -143,7 +143,7 @@ impl Reader {
             let (what, body, timeout_ms) = match cursor.position {
                 None => (Question::Earliest, list(tp, true), LIST_TIMEOUT_MS),
                 Some(_) if self.audit && cursor.until.is_none() && !cursor.peeks => {
-                    (Question::Latest, list(tp, false), LIST_TIMEOUT_MS)
+                    (Question::Latest { asked: now }, list(tp, false), LIST_TIMEOUT_MS)
                 }
                 Some(position) => {
                     let what = Question::Fetch { position, epoch, asked: now };
@@ -175,7 +175,7 @@ impl Reader {
         let audit = self.audit;
         let Some(cursor) = self.cursors.get_mut(&tag.tp).filter(|_| tag.round == self.round) else { return };
         cursor.busy = false;
-        cursor.peeks = matches!(tag.what, Question::Latest);
+        cursor.peeks = matches!(tag.what, Question::Latest { .. });
         if cursor.topic != tag.topic {
             return;
         }
@@ -188,10 +188,11 @@ impl Reader {
                     (audit.from, audit.to) = (offset.0, offset.0);
                 }
             }
-            (Question::Latest, Outcome::Reply(ClientReply::Offset(Ok(offset)))) => {
+            (Question::Latest { asked }, Outcome::Reply(ClientReply::Offset(Ok(offset)))) => {
                 cursor.until = Some(offset);
                 cursor.done = cursor.position.is_some_and(|position| position >= offset);
-                history.audit(&tag.tp, tag.topic).done = cursor.done;
+                let audit = history.audit(&tag.tp, tag.topic);
+                (audit.asked, audit.done) = (asked, cursor.done);
             }
             (Question::Fetch { position, epoch, asked }, Outcome::Reply(ClientReply::Fetched(data))) => {
                 let fetch = Fetch { client: conn.id(), tag, position, epoch, asked, audit };

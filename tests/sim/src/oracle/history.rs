@@ -126,7 +126,9 @@ pub struct Audit {
     pub to: i64,
     /// Base offset and print of what it saw.
     pub seen: BTreeMap<i64, u64>,
-    /// It has read to the end that it found at its beginning.
+    /// When it asked for the end.
+    pub asked: Micros,
+    /// It has read to the end that it was told then.
     pub done: bool,
 }
 

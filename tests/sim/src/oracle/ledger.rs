@@ -139,6 +139,12 @@ impl Ledger {
         self.entries.values().rev().find(|entry| entry.under < epoch).map_or(0, |entry| entry.next)
     }
 
+    /// Where what was committed by `at` ends.
+    #[must_use]
+    pub fn end_at(&self, at: Micros) -> i64 {
+        self.entries.values().rev().find(|entry| entry.at <= at).map_or(0, |entry| entry.next)
+    }
+
     /// All entries from `base` on.
     pub fn entries_from(&self, base: i64) -> impl Iterator<Item = (i64, &Entry)> {
         self.entries.range(base..).map(|(base, entry)| (*base, entry))

@@ -111,7 +111,7 @@ fn poll(history: &mut History, position: i64, mark: i64, base: i64) {
 
 fn audit(seen: &[(i64, &str)], to: i64) -> Audit {
     let seen = seen.iter().map(|(base, value)| (*base, print_of(&batch(*base, 1, value, Some((7, *base as i32))))));
-    Audit { from: 0, to, seen: seen.collect(), done: true }
+    Audit { from: 0, to, seen: seen.collect(), asked: 0, done: true }
 }
 
 fn audited(seen: &[(i64, &str)], to: i64) -> Result<(), Violation> {
@@ -300,6 +300,14 @@ const CASES: &[Case] = &[
     }),
     (1, "the auditor was given", |flaw| audited(&[(0, "x"), (1, if flaw { "z" } else { "y" })], 2)),
     (1, "the auditor found the end at 1", |flaw| audited(&[(0, "x"), (1, "y")], 2 - i64::from(flaw))),
+    (1, "the auditor found the end at 2", |flaw| {
+        let mut oracle = oracle();
+        let (ledger, _) = oracle.logs.both(key(), &tp(), A);
+        ledger.commit(A, 1, &batch(2, 1, "z", Some((7, 2))), true, 5)?;
+        let seen = audit(&[(0, "x"), (1, "y")], 2);
+        *oracle.history.audit(&tp(), Some(key().0)) = Audit { asked: 4 + u64::from(flaw), ..seen };
+        judged(&mut oracle)
+    }),
     (1, "past in-sync b2", |flaw| advance(2 - i64::from(flaw), 2)),
     (1, "with 1 in sync where 2 are needed", |flaw| advance(2, 2 - usize::from(flaw))),
     (2, "both lead the quorum", |flaw| quorum((A, seen(4, A, true, 0)), (B, seen(5 - u64::from(flaw), B, true, 0)))),
