@@ -281,7 +281,8 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         }
     }
 
-    /// What consumers may see: never a record that a power cut of this broker alone could take back.
+    /// The watermark that others are told: never above a record that a power cut of this broker alone could take back. Consumers
+    /// must not see such a one, and a follower that is not in sync must not take it for committed.
     #[must_use]
     pub fn visible(&self) -> Offset {
         let high_watermark = self.replica.high_watermark();

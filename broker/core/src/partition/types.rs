@@ -184,7 +184,7 @@ pub enum FetchDecision {
         from: Offset,
         /// End: the log end offset for followers, the high watermark for consumers.
         until: Offset,
-        /// To send.
+        /// The leader's; its owner tells none above what it has synced.
         high_watermark: Offset,
         /// To send.
         log_start: Offset,
@@ -195,7 +195,7 @@ pub enum FetchDecision {
     Diverging {
         /// To send.
         end: EpochEnd,
-        /// To send; the receiver does not apply it (KAFKA-14704).
+        /// Likewise; the receiver does not apply it (KAFKA-14704).
         high_watermark: Offset,
         /// To send; likewise.
         log_start: Offset,

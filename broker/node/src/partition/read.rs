@@ -112,15 +112,15 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                 // A follower out of range needs to know where the log begins.
                 if error == ErrorCode::OffsetOutOfRange {
                     refused.log_start = self.replica.log_start().0;
-                    refused.high_watermark = self.replica.high_watermark().0;
+                    refused.high_watermark = self.visible().0;
                 }
                 refused.leader = self.replica.leader().map(|leader| (leader, self.replica.leader_epoch()));
                 Planned::done(refused)
             }
-            FetchDecision::Diverging { end, high_watermark, log_start } => {
-                Planned::done(FetchedPartition::answered(high_watermark, log_start, Some(end)))
+            FetchDecision::Diverging { end, log_start, .. } => {
+                Planned::done(FetchedPartition::answered(self.visible(), log_start, Some(end)))
             }
-            FetchDecision::Read { from, until, high_watermark, log_start, effects } => {
+            FetchDecision::Read { from, until, log_start, effects, .. } => {
                 self.run(effects, out);
                 let consumer = matches!(kind, ReadKind::Consumer(_));
                 let bounded = consumer && !mutant!(ServeUncommitted);
@@ -146,9 +146,7 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
                     self.fetches.push(position, until.max(from).plus(1), deadline_ms, wait.clone()).ok()
                 });
                 // What the effects moved counts already.
-                let high_watermark =
-                    if consumer { self.visible() } else { high_watermark.max(self.replica.high_watermark()) };
-                Planned { answer: FetchedPartition::answered(high_watermark, log_start, None), read, parked }
+                Planned { answer: FetchedPartition::answered(self.visible(), log_start, None), read, parked }
             }
         }
     }

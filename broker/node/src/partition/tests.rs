@@ -295,6 +295,28 @@ fn durable_acknowledgements_wait_for_the_sync_here_and_at_the_follower() {
     }
 }
 
+/// A leader that is alone in sync commits by itself, but a power cut could take from it what it has not synced.
+#[test]
+fn a_follower_is_told_no_watermark_that_a_power_cut_of_the_leader_could_take_back() {
+    let (mut leader, mut follower) = (Node::start(1, Durability::EveryAck), Node::start(2, Durability::EveryAck));
+    for node in [&mut leader, &mut follower] {
+        node.apply(&led_by(1, 1, &[1]));
+        assert!(node.sync());
+    }
+    leader.produce(-1, &["a"]).unwrap();
+    assert!(leader.answers.borrow().is_empty());
+    for synced in [false, true] {
+        if synced {
+            assert!(leader.sync());
+        }
+        for _ in 0..2 {
+            pull(&mut follower, &mut leader);
+            follower.sync();
+        }
+        assert_eq!((leader.ends(), follower.ends()), ((1, 1), (i64::from(synced), 1)));
+    }
+}
+
 #[test]
 fn a_new_leader_has_what_it_holds_synced_though_nobody_appends_so_that_consumers_see_it() {
     let (mut leader, mut follower) = pair(Durability::EveryAck);
