@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use chronik_log::disk::SplitMix64;
+use chronik_log::disk::{MemDisk, SplitMix64};
 use chronik_model::{NodeId, Uuid};
 
 use crate::net::{LinkEvent, Network};
@@ -233,6 +233,8 @@ pub struct Ctx<'a> {
     pub clock: Clock,
     /// Set by a process that ends by itself: the exit code.
     pub exit: Option<i32>,
+    /// The disk at one of whose next changes the process stops: then nothing leaves it any more.
+    pub doom: Option<MemDisk>,
     /// Everything else. Processes use the methods of `Ctx`; clients may draw from `kernel.streams.workload`.
     pub kernel: &'a mut Kernel,
 }
@@ -254,6 +256,9 @@ impl Ctx<'_> {
 
     /// Sends; to oneself too (then it arrives a little later).
     pub fn send(&mut self, to: Address, packet: Packet) {
+        if self.doom.as_ref().is_some_and(MemDisk::is_stopped) {
+            return;
+        }
         self.kernel.send(self.me, to, packet);
     }
 

@@ -27,7 +27,7 @@ pub use draw::Limits;
 pub(crate) use moves::{end_cordons, send as ask_for_replicas};
 pub use operator::Operator;
 pub(crate) use operator::{OPERATOR, answered, repeat_racks, wrong_racks};
-pub(crate) use perform::{boot, repair};
+pub(crate) use perform::{boot, may_cut_power, repair, stopped};
 pub use perform::{execute, force, perform};
 pub use text::PlanError;
 
@@ -161,6 +161,10 @@ pub enum Fault {
     Boot(Vec<NodeId>),
     /// The power of one (the victim), or of all in durable mode.
     PowerCut(Vec<NodeId>),
+    /// SIGKILL at its n-th change of a file from now, in the middle of whatever it does then.
+    KillAt(NodeId, u64),
+    /// The power of this one goes at such a change.
+    PowerCutAt(NodeId, u64),
     /// SIGTERM.
     Stop(NodeId),
     /// SIGSTOP.

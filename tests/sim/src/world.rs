@@ -21,6 +21,15 @@ use crate::trace::{Detail, Trace};
 /// Exit code of a broker that must not be started again as it is (its storage is refused).
 pub const EXIT_REFUSED: i32 = 78;
 
+/// How a process comes to stop in the middle of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Doom {
+    /// Changes of the disk until then; the last one does not happen.
+    pub changes: u64,
+    /// The machine loses its power; otherwise the process is killed.
+    pub power: bool,
+}
+
 /// A machine: what outlives a broker process.
 #[derive(Debug)]
 pub struct Host {
@@ -42,6 +51,8 @@ pub struct Host {
     pub sync_cost: Micros,
     /// How earlier runs ended: `None` for a kill.
     pub exits: Vec<Option<i32>>,
+    /// When its process stops in the middle of an event.
+    pub doom: Option<Doom>,
     /// Whether a supervisor starts the process again after it ended by itself, as Kubernetes does.
     pub supervised: bool,
 }
@@ -83,6 +94,8 @@ pub struct World {
     pub letters: Vec<(Address, Packet)>,
     /// A process that ends by itself in the present event, and its exit code.
     ending: Option<(NodeId, i32)>,
+    /// A process that stopped in the middle of the present event.
+    doomed: Option<NodeId>,
 }
 
 impl World {
@@ -100,6 +113,7 @@ impl World {
             proposals: 0,
             letters: Vec::new(),
             ending: None,
+            doomed: None,
         }
     }
 
@@ -116,6 +130,7 @@ impl World {
             busy_until: 0,
             sync_cost: 0,
             exits: Vec::new(),
+            doom: None,
             supervised: true,
         };
         self.hosts.insert(node, host);
@@ -137,8 +152,15 @@ impl World {
     /// A broken invariant.
     pub fn step(&mut self, until: Micros) -> Result<bool, Violation> {
         let Some(event) = self.kernel.next(until) else { return Ok(false) };
-        if let Some(node) = self.dispatch(event) {
+        let touched = self.dispatch(event);
+        let doomed = self.doomed.take();
+        if let Some(node) = touched.or(doomed) {
             self.oracle.after_event(node, &self.hosts, &mut self.kernel)?;
+        }
+        if let Some(node) = doomed {
+            self.ending = None;
+            self.kernel.trace.world(self.kernel.now, || format!("b{node} stops in the middle of an event"));
+            crate::plan::stopped(self, node);
         }
         // Only now: what a process did in its last event is seen too.
         if let Some((node, code)) = self.ending.take() {
@@ -231,15 +253,43 @@ impl World {
     }
 
     fn call(&mut self, node: NodeId, act: impl FnOnce(&mut Broker, &mut Ctx<'_>)) -> Option<NodeId> {
+        let doom = self.arm(node);
         let host = self.hosts.get_mut(&node)?;
         let broker = host.process.as_mut()?;
         let (run, clock) = (host.run, host.clock);
-        let mut ctx = Ctx { me: Address::Broker(node), run, clock, exit: None, kernel: &mut self.kernel };
+        let doomed = doom.clone();
+        let mut ctx = Ctx { me: Address::Broker(node), run, clock, exit: None, doom, kernel: &mut self.kernel };
         act(broker, &mut ctx);
         let exit = ctx.exit;
+        if self.disarm(node, doomed) {
+            self.doomed = Some(node);
+        }
         self.charge(node);
         self.ending = exit.map(|code| (node, code));
         Some(node)
+    }
+
+    /// The disk of a process that may stop in the middle of what it does now.
+    fn arm(&mut self, node: NodeId) -> Option<MemDisk> {
+        let doom = self.hosts.get(&node)?.doom?;
+        if doom.power && !crate::plan::may_cut_power(self, node) {
+            return None;
+        }
+        let disk = self.hosts.get(&node)?.disk.clone();
+        disk.stop_at(Some(doom.changes));
+        Some(disk)
+    }
+
+    /// Whether it did stop.
+    fn disarm(&mut self, node: NodeId, disk: Option<MemDisk>) -> bool {
+        let Some(disk) = disk else { return false };
+        let left = disk.stop_at(None);
+        if let Some(host) = self.hosts.get_mut(&node)
+            && let Some(doom) = &mut host.doom
+        {
+            doom.changes = left.unwrap_or(doom.changes);
+        }
+        disk.is_stopped()
     }
 
     /// The disk takes its time: the process does nothing else meanwhile.
@@ -253,12 +303,28 @@ impl World {
 
     /// Starts the process of `node`, if none runs.
     pub fn boot(&mut self, node: NodeId) {
+        let doom = self.arm(node);
+        let doomed = doom.clone();
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.process.is_none()) else { return };
         host.run += 1;
         host.busy_until = 0;
-        let mut ctx =
-            Ctx { me: Address::Broker(node), run: host.run, clock: host.clock, exit: None, kernel: &mut self.kernel };
-        match Broker::boot(&mut ctx, &host.config, &host.disk) {
+        let mut ctx = Ctx {
+            me: Address::Broker(node),
+            run: host.run,
+            clock: host.clock,
+            exit: None,
+            doom,
+            kernel: &mut self.kernel,
+        };
+        let booted = Broker::boot(&mut ctx, &host.config, &host.disk);
+        if self.disarm(node, doomed) {
+            drop(booted);
+            self.kernel.trace.world(self.kernel.now, || format!("b{node} stops while it starts"));
+            crate::plan::stopped(self, node);
+            return;
+        }
+        let Some(host) = self.hosts.get_mut(&node) else { return };
+        match booted {
             Ok(broker) => {
                 host.process = Some(broker);
                 let run = host.run;
@@ -391,11 +457,14 @@ impl World {
         if host.paused.is_some() {
             return;
         }
-        let Some(broker) = host.process.as_mut() else { return };
-        let (run, clock) = (host.run, host.clock);
-        let mut ctx = Ctx { me: Address::Broker(node), run, clock, exit: None, kernel: &mut self.kernel };
-        broker.begin_stop(&mut ctx);
-        if let Some(code) = ctx.exit {
+        if host.process.is_none() {
+            return;
+        }
+        self.call(node, Broker::begin_stop);
+        if self.doomed.is_some() {
+            return;
+        }
+        if let Some((_, code)) = self.ending.take() {
             self.oracle.last_look(node, &self.hosts, self.kernel.now);
             self.ended(node, Some(code));
         }
@@ -475,5 +544,5 @@ impl World {
 }
 
 fn client_ctx(kernel: &mut Kernel, id: u32) -> Ctx<'_> {
-    Ctx { me: Address::Client(id), run: 0, clock: Clock::default(), exit: None, kernel }
+    Ctx { me: Address::Client(id), run: 0, clock: Clock::default(), exit: None, doom: None, kernel }
 }

@@ -52,6 +52,19 @@ impl MemDisk {
         self.state.lock().faults = Faults::default();
     }
 
+    /// The process stops in the middle of what it does: at the n-th change from now (1 is the next) of a file or a name, syncs
+    /// included. Neither that change happens nor anything after it, until the process ends ([`Self::kill`],
+    /// [`Self::crash`]). `None` takes that back; the answer is how many changes were left.
+    pub fn stop_at(&self, change: Option<u64>) -> Option<u64> {
+        std::mem::replace(&mut self.state.lock().faults.stop_in, change.map(|nth| nth.max(1)))
+    }
+
+    /// Whether the change came at which the process stops.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.state.lock().faults.stopped
+    }
+
     /// How many bytes all files together may have. Beyond that an append is torn and answers that space is out; what
     /// is removed makes room again.
     pub fn set_capacity(&self, bytes: u64) {
@@ -230,7 +243,9 @@ impl DiskFile for MemFile {
         self.with(|state| {
             state.count_sync();
             if let Err(error) = state.faults.charge(Operation::Sync) {
-                state.inode(self.id)?.forget_dirty();
+                if !state.faults.stopped {
+                    state.inode(self.id)?.forget_dirty();
+                }
                 return Err(error);
             }
             if state.faults.lying_sync { Ok(()) } else { state.sync_inode(self.id) }
@@ -361,7 +376,9 @@ impl Disk for MemDisk {
         let mut state = self.state.lock();
         state.count_sync();
         if let Err(error) = state.faults.charge(Operation::Sync) {
-            state.all_inodes().for_each(Inode::forget_dirty);
+            if !state.faults.stopped {
+                state.all_inodes().for_each(Inode::forget_dirty);
+            }
             return Err(error);
         }
         if state.faults.lying_sync { Ok(()) } else { state.sync_everything() }

@@ -56,6 +56,7 @@ enum Kind {
     Full,
     IoError,
     DieWriting,
+    CutWriting,
     FailSync,
     Lie,
     Misdirect,
@@ -93,6 +94,7 @@ const KINDS: &[Kind] = &[
     Kind::Full,
     Kind::IoError,
     Kind::DieWriting,
+    Kind::CutWriting,
     Kind::FailSync,
     Kind::Lie,
     Kind::Misdirect,
@@ -182,6 +184,7 @@ fn is_on(random: &mut SplitMix64, kind: Kind, shape: &Shape) -> bool {
     let several = shape.founders >= 2;
     let possible = match kind {
         Kind::PowerCutAll => shape.durable,
+        Kind::CutWriting => shape.durable || shape.survives_a_disk(),
         Kind::PowerCut | Kind::FailSync | Kind::Lie | Kind::Misdirect | Kind::Spoil | Kind::Wipe => {
             shape.survives_a_disk()
         }
@@ -359,11 +362,26 @@ fn draw_episode(
             step(until, Fault::Repair(node));
         }
         Kind::DieWriting => {
-            // As if it died at that very write: what it sent before is out, nothing is written, and it starts anew.
-            step(at, Fault::Fail(node, Operation::Append, between(random, 1, 6)));
+            step(at, Fault::KillAt(node, between(random, 1, 30)));
             step(until, Fault::Kill(vec![node]));
-            step(until + 1, Fault::Repair(node));
-            step(until + 2, Fault::Boot(vec![node]));
+            // Some die again while they recover.
+            if random.chance(40) {
+                step(until + 1, Fault::KillAt(node, between(random, 1, 12)));
+                step(until + 2, Fault::Boot(vec![node]));
+            }
+            step(until + SECOND, Fault::Repair(node));
+            step(until + SECOND + 1, Fault::Boot(vec![node]));
+        }
+        Kind::CutWriting => {
+            let node = if shape.durable { node } else { victim };
+            step(at, Fault::PowerCutAt(node, between(random, 1, 30)));
+            step(until, Fault::PowerCut(vec![node]));
+            if random.chance(40) {
+                step(until + 1, Fault::PowerCutAt(node, between(random, 1, 12)));
+                step(until + 2, Fault::Boot(vec![node]));
+            }
+            step(until + SECOND, Fault::Repair(node));
+            step(until + SECOND + 1, Fault::Boot(vec![node]));
         }
         Kind::FailSync => {
             let on = pick(random, &[Operation::Sync, Operation::Sync, Operation::SyncDir]);

@@ -5,10 +5,10 @@ use chronik_log::disk::{self, Disk};
 use chronik_model::NodeId;
 
 use super::operator::{assign_rack, change_members};
-use super::{Fault, damage, moves};
+use super::{Budget, Fault, Shape, damage, moves};
 use crate::kernel::Micros;
 use crate::survey;
-use crate::world::{EXIT_REFUSED, World};
+use crate::world::{Doom, EXIT_REFUSED, World};
 
 /// Does the step of this number, if the budget allows.
 pub fn perform(world: &mut World, step: usize) {
@@ -22,6 +22,7 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
     let shape = world.plan.shape.clone();
     let allowed = match fault {
         Fault::PowerCut(nodes) => budget.may_cut_power(world, &shape, nodes),
+        Fault::PowerCutAt(node, _) => budget.may_cut_power(world, &shape, &[*node]),
         Fault::Lie(node) | Fault::Misdirect(node, ..) | Fault::Spoil(node, ..) | Fault::Wipe(node) => {
             budget.may_destroy(world, &shape, *node)
         }
@@ -41,12 +42,7 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
         return false;
     }
     match fault {
-        Fault::PowerCut(nodes) if nodes.contains(&shape.victim) => {
-            if nodes.len() == 1 && (!shape.durable || budget.is_lying()) {
-                budget.taint();
-            }
-            budget.end_lie();
-        }
+        Fault::PowerCut(nodes) => spend_power(&mut budget, &shape, nodes),
         Fault::Misdirect(..) | Fault::Lie(_) => {
             budget.begin_lie();
             budget.distrust();
@@ -66,10 +62,45 @@ pub fn execute(world: &mut World, fault: &Fault) -> bool {
     true
 }
 
+fn spend_power(budget: &mut Budget, shape: &Shape, nodes: &[NodeId]) {
+    if nodes.contains(&shape.victim) {
+        if nodes.len() == 1 && (!shape.durable || budget.is_lying()) {
+            budget.taint();
+        }
+        budget.end_lie();
+    }
+}
+
+/// Whether the power of this one may go at the next change of its disk.
+pub(crate) fn may_cut_power(world: &mut World, node: NodeId) -> bool {
+    let mut budget = std::mem::take(&mut world.budget);
+    let shape = world.plan.shape.clone();
+    let allowed = budget.may_cut_power(world, &shape, &[node]).is_ok();
+    world.budget = budget;
+    allowed
+}
+
+/// A process stopped in the middle of an event, as was asked for.
+pub(crate) fn stopped(world: &mut World, node: NodeId) {
+    let Some(doom) = world.hosts.get_mut(&node).and_then(|host| host.doom.take()) else { return };
+    if doom.power {
+        let shape = world.plan.shape.clone();
+        spend_power(&mut world.budget, &shape, &[node]);
+        act(world, &Fault::PowerCut(vec![node]));
+    } else {
+        world.kill(node);
+        // It may have been starting: then nobody had its files yet but the disk.
+        if let Some(host) = world.hosts.get(&node) {
+            host.disk.kill();
+        }
+    }
+}
+
 /// Does this now, whatever the budget says; the disk that it destroys is the victim's from now on.
 pub fn force(world: &mut World, fault: &Fault) {
     let victim = match fault {
         Fault::PowerCut(nodes) => nodes.first(),
+        Fault::PowerCutAt(node, _) => Some(node),
         Fault::Lie(node) | Fault::Misdirect(node, ..) | Fault::Spoil(node, ..) | Fault::Wipe(node) => Some(node),
         Fault::Remove(node) => {
             world.budget.gone.insert(*node);
@@ -99,6 +130,13 @@ fn act(world: &mut World, fault: &Fault) {
             let victim = world.plan.shape.victim;
             if nodes.contains(&victim) && world.budget.take_distrust() {
                 check_everything(world, victim);
+            }
+        }
+        Fault::KillAt(node, changes) | Fault::PowerCutAt(node, changes) => {
+            tell(world, fault);
+            let power = matches!(fault, Fault::PowerCutAt(..));
+            if let Some(host) = world.hosts.get_mut(node) {
+                host.doom = Some(Doom { changes: *changes, power });
             }
         }
         Fault::Stop(node) => world.stop(*node),
@@ -254,6 +292,7 @@ pub(crate) fn repair(world: &mut World, node: NodeId) {
     world.kernel.trace.world(world.kernel.now, || format!("repair b{node}"));
     if let Some(host) = world.hosts.get_mut(&node) {
         host.sync_cost = 0;
+        host.doom = None;
         // What lies is only ended by the power cut that tells.
         if !(node == world.plan.shape.victim && world.budget.is_lying()) {
             host.disk.heal();

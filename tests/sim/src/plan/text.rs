@@ -56,6 +56,8 @@ impl fmt::Display for Fault {
             Self::Kill(list) => write!(f, "kill {}", nodes(list)),
             Self::Boot(list) => write!(f, "boot {}", nodes(list)),
             Self::PowerCut(list) => write!(f, "power-cut {}", nodes(list)),
+            Self::KillAt(n, nth) => write!(f, "kill-at b{n} {nth}"),
+            Self::PowerCutAt(n, nth) => write!(f, "power-cut-at b{n} {nth}"),
             Self::Stop(n) => write!(f, "stop b{n}"),
             Self::Pause(n) => write!(f, "pause b{n}"),
             Self::Resume(n) => write!(f, "resume b{n}"),
@@ -182,6 +184,8 @@ impl FromStr for Fault {
         let fault = match name {
             "ring" => Self::Ring,
             "heal" => Self::Heal,
+            "kill-at" => Self::KillAt(words.node()?, words.number()?),
+            "power-cut-at" => Self::PowerCutAt(words.node()?, words.number()?),
             "stop" => Self::Stop(words.node()?),
             "pause" => Self::Pause(words.node()?),
             "resume" => Self::Resume(words.node()?),

@@ -66,6 +66,9 @@ pub(super) struct Faults {
     pub(super) space_left: Option<u64>,
     pub(super) lying_sync: bool,
     dead: bool,
+    /// Changes until the process stops; the last one does not happen.
+    pub(super) stop_in: Option<u64>,
+    pub(super) stopped: bool,
 }
 
 impl Faults {
@@ -81,6 +84,13 @@ impl Faults {
 
     /// Counts an operation, which may be the one to fail.
     pub(super) fn charge(&mut self, operation: Operation) -> io::Result<()> {
+        if let Some(left) = self.stop_in.as_mut().filter(|_| operation != Operation::Read) {
+            *left = left.saturating_sub(1);
+            self.stopped |= *left == 0;
+        }
+        if self.stopped {
+            return Err(io::Error::other("the process stops here"));
+        }
         let mut failed = self.dead;
         if !self.failures.is_empty() {
             self.failures.retain_mut(|(on, left)| {

@@ -195,6 +195,7 @@ impl State {
     pub(super) fn end_process(&mut self) {
         self.locks.clear();
         self.generation += 1;
+        (self.faults.stop_in, self.faults.stopped) = (None, false);
         self.all_inodes().for_each(|inode| inode.handles = 0);
         self.sweep();
         self.recount();

@@ -27,6 +27,39 @@ fn a_killed_process_loses_nothing_and_its_handles_are_dead() {
 }
 
 #[test]
+fn a_process_that_stops_in_the_middle_changes_nothing_any_more_and_loses_nothing_that_it_wrote() {
+    for power in [false, true] {
+        let (disk, file) = disk_with("a", TEXT);
+        disk.stop_at(Some(3));
+        file.append(&[b"first"]).unwrap();
+        assert_eq!((disk.is_stopped(), disk.stop_at(None)), (false, Some(2)));
+        file.append(&[b", second"]).unwrap();
+        disk.stop_at(Some(2));
+        file.read_at(0, 1).unwrap();
+        file.append(&[b", third"]).unwrap();
+        // A sync that fails forgets what it should have kept; one that never happens does not.
+        assert!(file.sync().is_err() && disk.is_stopped());
+        assert!(file.append(&[b"x"]).is_err() && disk.create("b").is_err() && disk.remove_file("a").is_err());
+        assert!(disk.sync_all().is_err() && file.read_at(0, 1).is_err());
+        let whole = [TEXT, b"first, second, third"].concat();
+        assert_eq!(disk.observe(|| disk.read("a")).unwrap(), whole);
+        if power {
+            disk.crash(1);
+            assert!(disk.read("a").unwrap().starts_with(TEXT));
+        } else {
+            disk.kill();
+            assert_eq!(disk.read("a").unwrap(), whole);
+            let file = disk.open("a").unwrap();
+            file.sync().unwrap();
+            disk.crash(1);
+            assert_eq!(disk.read("a").unwrap(), whole);
+        }
+        assert!(!disk.is_stopped());
+        disk.create("b").unwrap();
+    }
+}
+
+#[test]
 fn a_power_loss_keeps_what_was_synced_and_any_blocks_of_the_rest() {
     let (mut nothing, mut everything, mut hole) = (false, false, false);
     for seed in 0..300 {
