@@ -516,6 +516,14 @@ impl World {
             self.tell(peer, LinkEvent::Lost(node), 200);
             self.kernel.after(400, Event::Attempt(peer, node));
         }
+        // What clients asked may have been read and be done all the same; its answer finds nobody.
+        for (id, client) in &self.clients {
+            for request in client.waits_for(node) {
+                let packet = Packet::Refused { id: request };
+                self.kernel
+                    .after(200, Event::Deliver { from: Address::Broker(node), to: Address::Client(*id), packet });
+            }
+        }
     }
 
     /// A new address; the name service tells it `lag` later.

@@ -28,7 +28,7 @@ enum Task {
 #[derive(Debug)]
 pub(super) struct Admin {
     config: AdminConfig,
-    conn: Conn<()>,
+    pub(super) conn: Conn<()>,
     tasks: VecDeque<Task>,
     tries: u32,
     busy: bool,

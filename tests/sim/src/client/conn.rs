@@ -32,7 +32,7 @@ const METADATA_TIMEOUT_MS: u64 = 1_000;
 pub(super) enum Outcome {
     /// The broker answered.
     Reply(ClientReply),
-    /// Nobody listens there.
+    /// Nobody listens there, or the connection broke.
     Refused,
     /// Nothing came.
     TimedOut,
@@ -85,6 +85,11 @@ impl<T> Conn<T> {
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Requests that `broker` has not answered; those for metadata only wait for their time to be over.
+    pub(super) fn waits_for(&self, broker: NodeId) -> Vec<u64> {
+        self.pending.iter().filter(|(_, (asked, ..))| *asked == broker).map(|(id, _)| *id).collect()
     }
 
     /// Requests without an answer, those for metadata apart.

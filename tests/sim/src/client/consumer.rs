@@ -13,7 +13,7 @@ use crate::proto::Packet;
 #[derive(Debug)]
 pub(super) struct Consumer {
     config: ConsumerConfig,
-    conn: Conn<ReadTag>,
+    pub(super) conn: Conn<ReadTag>,
     reader: Reader,
     audit: bool,
 }

@@ -57,7 +57,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Member {
     config: MemberConfig,
-    conn: Conn<Tag>,
+    pub(super) conn: Conn<Tag>,
     reader: Reader,
     state: State,
     /// Number of the try to join.

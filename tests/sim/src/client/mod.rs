@@ -180,6 +180,17 @@ impl Client {
         }
     }
 
+    /// Its connections to `broker` break: the requests that it gives up, by number.
+    #[must_use]
+    pub fn waits_for(&self, broker: NodeId) -> Vec<u64> {
+        match &self.role {
+            Role::Producer(role) => role.conn.waits_for(broker),
+            Role::Consumer(role) => role.conn.waits_for(broker),
+            Role::Member(role) => role.conn.waits_for(broker),
+            Role::Admin(role) => role.conn.waits_for(broker),
+        }
+    }
+
     /// Nothing is under way: after [`Client::stop`], or when an auditor has read everything.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -114,7 +114,7 @@ impl Lane {
 #[derive(Debug)]
 pub(super) struct Producer {
     config: ProducerConfig,
-    conn: Conn<Tag>,
+    pub(super) conn: Conn<Tag>,
     lanes: Vec<Lane>,
     next: u64,
     stopped: bool,

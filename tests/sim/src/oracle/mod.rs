@@ -167,7 +167,7 @@ impl Oracle {
     fn after_cuts(&mut self, cut: &[ledger::Key]) {
         for key in cut {
             // The replicas that held it have to be read again.
-            self.quick.clear();
+            self.quick.values_mut().for_each(watch::Quick::forget_marks);
             let groups = self.logs.ledger(key).is_some_and(|ledger| ledger.tp.topic.as_str() == "__consumer_offsets");
             if groups {
                 self.history.groups.forgive();

@@ -16,11 +16,18 @@ use crate::world::Host;
 /// Bytes per read of a log.
 const READ: usize = 1 << 20;
 
-/// The marks of all partitions of one broker as they were after its last event.
+/// All partitions of one broker as they were after its last event, with their marks; without, where they have to be read again.
 #[derive(Debug, Default)]
 pub(super) struct Quick {
     pub(super) run: u64,
-    partitions: Vec<(Key, Marks)>,
+    partitions: Vec<(Key, Option<Marks>)>,
+}
+
+impl Quick {
+    /// What the broker hosts has to be read again.
+    pub(super) fn forget_marks(&mut self) {
+        self.partitions.iter_mut().for_each(|(_, marks)| *marks = None);
+    }
 }
 
 fn key_of(partition: PartitionView<'_>) -> Key {
@@ -154,13 +161,14 @@ impl Oracle {
         let mut count = 0;
         for (at, partition) in broker.partitions().enumerate() {
             count += 1;
-            let now = (key_of(partition), marks_of(partition));
+            let (key, marks) = (key_of(partition), marks_of(partition));
+            let now = (key, Some(marks));
             match quick.partitions.get_mut(at) {
                 Some(seen) if *seen == now => continue,
                 Some(seen) => *seen = now,
                 None => quick.partitions.push(now),
             }
-            self.watch_partition(node, host, broker, partition, now.0, &now.1)?;
+            self.watch_partition(node, host, broker, partition, key, &marks)?;
         }
         quick.partitions.truncate(count);
         self.quick.insert(node, quick);
