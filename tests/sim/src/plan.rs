@@ -44,6 +44,8 @@ pub struct Workload {
     pub group_members: u32,
     /// Clients that create and delete topics and change their settings.
     pub admins: u32,
+    /// Admins raise `min.insync.replicas` to the number of replicas and take that back.
+    pub raise_min: bool,
     /// Mean pause between two batches of a producer.
     pub pause_ms: u64,
 }

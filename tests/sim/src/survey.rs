@@ -23,6 +23,8 @@ pub struct Surveyed {
     pub topic: TopicId,
     /// Committed state.
     pub state: PartitionState,
+    /// How many replicas have to be in sync (`min.insync.replicas` in force).
+    pub min_isr: usize,
 }
 
 /// The process of a broker that runs and is not paused.
@@ -47,6 +49,7 @@ pub fn partitions(world: &World) -> Vec<Surveyed> {
         tp: TopicPartition { topic: topic.name.clone(), partition: index },
         topic: topic.id,
         state: partition.clone(),
+        min_isr: partition.min_isr(state.configured_min_isr(topic)),
     });
     all.collect()
 }
@@ -164,7 +167,7 @@ fn complain_about(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId>, 
         return;
     };
     // What everybody holds is committed; its leader hears of that with their next fetches. Below min.insync.replicas nothing is.
-    if can_commit(world, state, gone) && watermark(world, leader, partition) != Some(end) {
+    if can_commit(partition, gone) && watermark(world, leader, partition) != Some(end) {
         found.push(format!("{tp}: the watermark of its leader b{leader} is not at {end}"));
     }
     for replica in state.replicas.iter().filter(|replica| !gone.contains(replica)) {
@@ -191,9 +194,9 @@ pub fn has_eligible(state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
 
 /// Whether anything may ever be committed in it again: somebody may lead it, and as many replicas stay as have to be in sync.
 #[must_use]
-pub fn can_commit(world: &World, state: &PartitionState, gone: &BTreeSet<NodeId>) -> bool {
-    let stay = state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
-    has_eligible(state, gone) && stay >= state.min_isr(usize::try_from(world.plan.shape.min_insync).ok())
+pub fn can_commit(partition: &Surveyed, gone: &BTreeSet<NodeId>) -> bool {
+    let stay = partition.state.replicas.iter().filter(|replica| !gone.contains(replica)).count();
+    has_eligible(&partition.state, gone) && stay >= partition.min_isr
 }
 
 /// How far readers can ever get where that is not to its end: a leader does not tell the end while its watermark is below
@@ -204,7 +207,7 @@ pub fn shows_at_most(world: &World, partition: &Surveyed, gone: &BTreeSet<NodeId
     if !has_eligible(state, gone) {
         return Some(Offset(0));
     }
-    if can_commit(world, state, gone) {
+    if can_commit(partition, gone) {
         return None;
     }
     let leader = state.leader?;

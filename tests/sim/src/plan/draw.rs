@@ -172,6 +172,7 @@ fn draw_workload(random: &mut SplitMix64) -> Workload {
         consumers: random.below(3) as u32,
         group_members: if random.chance(60) { between(random, 1, 3) as u32 } else { 0 },
         admins: u32::from(random.chance(40)),
+        raise_min: random.chance(50),
         pause_ms: pick(random, &[20, 50, 100, 200]),
     };
     if workload.plain_producers + workload.idempotent_producers == 0 {

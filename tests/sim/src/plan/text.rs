@@ -150,6 +150,11 @@ impl<'a> Pairs<'a> {
         text.parse().map_err(|_| format!("{key}={text} does not fit"))
     }
 
+    /// What plans of an earlier version do not have.
+    fn take_or<T: FromStr>(&mut self, key: &str, otherwise: T) -> Result<T, String> {
+        if self.0.contains_key(key) { self.take(key) } else { Ok(otherwise) }
+    }
+
     fn end(self) -> Result<(), String> {
         self.0.keys().next().map_or(Ok(()), |key| Err(format!("{key} is unknown")))
     }
@@ -277,12 +282,13 @@ impl fmt::Display for Shape {
         let work = &self.workload;
         writeln!(
             f,
-            "workload plain={} idempotent={} consumers={} members={} admins={} pause-ms={}",
+            "workload plain={} idempotent={} consumers={} members={} admins={} raise-min={} pause-ms={}",
             work.plain_producers,
             work.idempotent_producers,
             work.consumers,
             work.group_members,
             work.admins,
+            work.raise_min,
             work.pause_ms
         )?;
         write_weather(f, &self.weather)?;
@@ -326,6 +332,7 @@ impl Draft {
                     consumers: pairs.take("consumers")?,
                     group_members: pairs.take("members")?,
                     admins: pairs.take("admins")?,
+                    raise_min: pairs.take_or("raise-min", false)?,
                     pause_ms: pairs.take("pause-ms")?,
                 });
                 pairs.end()?;

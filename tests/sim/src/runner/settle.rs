@@ -152,7 +152,7 @@ fn unwritten(world: &World, topics: &[TopicName], since: Micros) -> Vec<String> 
         }
     }
     for partition in partitions.iter().filter(|partition| wanted.contains(&partition.tp.topic)) {
-        if survey::can_commit(world, &partition.state, &world.budget.gone) && !acked.contains_key(&partition.tp) {
+        if survey::can_commit(partition, &world.budget.gone) && !acked.contains_key(&partition.tp) {
             found.push(format!("{} takes no record: {:?}", partition.tp, partition.state));
         }
     }
@@ -179,7 +179,7 @@ fn unread(world: &World) -> Vec<String> {
 /// Whether the workload's group commits again. It has to where there is anything to read, and where its offsets go.
 fn readers_stuck(world: &World, topics: &[TopicName], before: usize) -> Option<String> {
     let partitions = survey::partitions(world);
-    let can_commit = |partition: &Surveyed| survey::can_commit(world, &partition.state, &world.budget.gone);
+    let can_commit = |partition: &Surveyed| survey::can_commit(partition, &world.budget.gone);
     let of_groups: Vec<&Surveyed> =
         partitions.iter().filter(|known| known.tp.topic.as_str() == OFFSETS_TOPIC).collect();
     let coordinated = i32::try_from(of_groups.len()).ok().and_then(|count| partition_for(GROUP, count));

@@ -88,7 +88,11 @@ fn spawn_clients(world: &mut World, shape: &Shape) {
         every_ms: if work.admins > 0 { 2_000 } else { 0 },
         churn,
         // What is promised depends on it: never less than the shape says.
-        min_isr: Vec::new(),
+        min_isr: if work.raise_min {
+            vec![shape.min_insync.into(), shape.replication_factor.into()]
+        } else {
+            Vec::new()
+        },
         segments: work.admins > 0,
     })];
     let mut producer = |topics: Vec<TopicName>, acks: i16, idempotent: bool, in_flight: usize| {
