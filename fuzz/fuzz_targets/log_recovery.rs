@@ -163,9 +163,12 @@ fn judge(found: &Content, Built { content, ever, .. }: &Built, wounds: &[Wound])
         let behind = ever.range(first..).map(|(offset, _)| offset);
         assert!(behind.zip(found.keys()).all(|(a, b)| a == b), "a batch is missing in between: {wounds:?}");
         let whole = content.keys().next().is_none_or(|begin| first <= begin);
-        // Without a note a log that begins with another segment looks like one whose first segment was deleted by retention.
-        let headless = wounds.iter().any(|wound| wound.kind == Kind::Delete)
-            && wounds.iter().any(|wound| wound.path.ends_with("log-start"));
+        // With a note that cannot be read a log that begins with another segment looks like one whose first segment was deleted by
+        // retention. A note that is not there at all is missed.
+        let deleted = |wound: &Wound| wound.kind == Kind::Delete;
+        let (notes, files): (Vec<&Wound>, Vec<&Wound>) =
+            wounds.iter().partition(|wound| wound.path.ends_with("log-start"));
+        let headless = files.into_iter().any(deleted) && notes.into_iter().any(|wound| !deleted(wound));
         assert!(whole || headless, "the log begins at {first}: {wounds:?}");
     }
 }
