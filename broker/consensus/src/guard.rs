@@ -30,8 +30,8 @@ pub(crate) fn check(m: &RaftMessage, me: u64) -> Result<MessageType, &'static st
     if m.context.len() > MAX_CONTEXT {
         return Err("a context too long");
     }
-    if m.voters.len() > MAX_VOTERS {
-        return Err("more voters than anybody has");
+    if !m.voters.is_empty() {
+        voters(m, kind)?;
     }
     if m.term == 0 && kind != T::ReadIndex {
         return Err("no term");
@@ -60,6 +60,19 @@ pub(crate) fn check(m: &RaftMessage, me: u64) -> Result<MessageType, &'static st
             }
         }
     }
+}
+
+fn voters(m: &RaftMessage, kind: MessageType) -> Result<(), &'static str> {
+    if !matches!(kind, MessageType::RequestVote | MessageType::RequestPreVote) {
+        return Err("voters in a message that asks for no vote");
+    }
+    let mut ids = m.voters.clone();
+    ids.sort_unstable();
+    if ids.len() > MAX_VOTERS || ids[0] == 0 || ids.windows(2).any(|pair| pair[0] == pair[1]) || !ids.contains(&m.from)
+    {
+        return Err("voters that no candidate has");
+    }
+    Ok(())
 }
 
 fn entries(m: &RaftMessage) -> Result<(), &'static str> {

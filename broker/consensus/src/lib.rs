@@ -27,11 +27,13 @@
 //! `chronik_log`'s `Disk`. What never happens: a message that promises something before it is durable; a vote given
 //! twice in a term; bytes of a peer parsed by raft's own protobuf runtime; anything promised after a storage failure.
 //!
-//! A voter whose disk was replaced comes back as an empty founder. Of an odd number of voters it refuses to vote for anybody
-//! who has more than a founder until a leader has fed it, so that one lost disk loses nothing that was committed; an even
-//! number needs no such care (`lost_disk`). Limits: a voter that has seen nothing but its founding cannot warn it; how
-//! far it was fed is kept in memory only; and, with an odd number, a founder that first appears after one of the others
-//! is lost for good waits for that one, because it cannot be told from an emptied one.
+//! A voter whose disk was replaced comes back as an empty founder. It refuses to vote for anybody who has more than a
+//! founder until a leader has fed it, so that one lost disk loses nothing that was committed; only where an even number
+//! founded the cluster, and the voters never were others, it need not (`lost_disk`). Limits: a voter that has seen nothing
+//! but its founding cannot warn it; how far it was fed is kept in memory only; a founder that first appears after one
+//! of the others is lost for good waits for that one, because it cannot be told from an emptied one; and two voters of
+//! which one is emptied wait for a leader for good if neither leads and they are not the founders, or a change of them is
+//! under way.
 
 mod bridge;
 pub mod chunks;

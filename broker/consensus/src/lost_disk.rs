@@ -7,53 +7,93 @@
 //!
 //! Two majorities of an even number of voters share two, so one that forgot harms nothing there, and may vote. It has to:
 //! a founder that never got an entry looks the same once it has seen a term in which it did not vote, and with two of four
-//! such founders nobody could be elected any more. What counts is how many voters the candidate counts, not with how
-//! many this replica was founded: each request for a vote says so ([`Replica::settled_voters`]).
+//! such founders nobody could be elected any more. That counts only where the voters are the founders and never were
+//! others: raft commits what stands behind a change of voters by the old ones until the change is applied, so what a
+//! candidate by the new ones lacks may be on one of them only. Each request for a vote names the voters if that is so
+//! ([`Replica::settled_voters`]); it is written down with the members, and told with each state image.
 //!
-//! Why that is safe, with one disk lost at a time: a candidate that names `2n` voters has no change of members above them in
-//! its log. Had a later one been committed, `n + 1` of the `2n` had it, two of them among the `n + 1` that vote for the candidate,
-//! and the one of the two that forgot nothing does not vote for a log without it. So all that was committed, and all who were elected,
-//! by these voters had `n + 1` of them, and the same holds for every entry and for the vote of a term. (Not covered, as with raft's
-//! own changes of members: a leader elected by the voters before the last change, because it did not know yet that the
-//! change was committed, in the moments before the disk was lost.)
+//! Why that is safe, with one disk lost at a time: a candidate that names `2n` voters has no change of voters in its log.
+//! Had one been committed, `n + 1` of the `2n` had it, two of them among the `n + 1` that vote for the candidate, and the
+//! one of the two that forgot nothing does not vote for a log without it. So all that was committed, and all who were
+//! elected, by these voters had `n + 1` of them, and the same holds for every entry and for the vote of a term.
 //!
-//! What never happens: a replica that lost its disk votes for a candidate that counts an odd number of voters and has
-//! more than it, before it was fed.
+//! What never happens: a replica that lost its disk votes for a candidate that counts by other voters than its founders, or
+//! by an odd number of them, and has more than a founder, before it was fed.
 
 use chronik_log::disk::Disk;
+use prost::Message as _;
 use raft::eraftpb;
 
-use crate::mirror::RaftMessage;
+use crate::mirror::{self, ConfChange, ConfChangeType, MessageType, RaftMessage};
 use crate::replica::Replica;
 use crate::storage::BOOTSTRAP_INDEX;
 
 impl<D: Disk + Clone> Replica<D> {
     /// Whether this replica must not give the vote that `request` asks for.
-    pub(crate) fn is_unfed(&self, request: &RaftMessage) -> bool {
+    pub(crate) fn is_unfed(&mut self, request: &RaftMessage) -> bool {
         let raft = &self.node.raft;
         // A founder that took part in an election since is no stranger.
         let newborn = raft.raft_log.last_index() <= BOOTSTRAP_INDEX && raft.vote == raft::INVALID_ID;
         let feeding = self.fed_at.is_some_and(|index| raft.raft_log.committed < index);
+        if request.index <= BOOTSTRAP_INDEX || !(newborn || feeding) {
+            return false;
+        }
         let even = request.voters.len().is_multiple_of(2) && request.voters.contains(&self.config.node.raft_id());
-        request.index > BOOTSTRAP_INDEX && (newborn || feeding) && !even
+        if even && request.kind() == Some(MessageType::RequestVote) {
+            // Its vote makes it no less of a stranger to candidates that count by others.
+            self.fed_at = self.fed_at.max(Some(request.index));
+        }
+        !even
     }
 
-    /// The voters by which this replica counts if it campaigns; none while a later change of members may be committed.
+    /// The voters by which this replica counts if it campaigns, if the cluster was founded with just these, never had
+    /// others, and no change of them waits in the log.
     pub(crate) fn settled_voters(&self) -> Vec<u64> {
         let store = self.node.store();
-        let settled = self.applied.max(store.members().0);
-        let changes =
-            |entry: &eraftpb::Entry| entry.index > settled && entry.get_entry_type() != eraftpb::EntryType::EntryNormal;
-        if store.entries().chain(&self.node.raft.raft_log.unstable.entries).any(changes) {
+        let (index, members) = store.members();
+        let settled = self.applied.max(index);
+        let changes = |entry: &eraftpb::Entry| entry.index > settled && changes_voters(entry, &members.voters);
+        if !members.founding || store.entries().chain(&self.node.raft.raft_log.unstable.entries).any(changes) {
             return Vec::new();
         }
-        self.membership.voters.iter().map(|voter| voter.raft_id()).collect()
+        members.voters.clone()
+    }
+
+    /// What this replica knows of the founding goes with what it says.
+    pub(crate) fn tell_founding(&self, message: &mut RaftMessage) {
+        match message.kind() {
+            Some(MessageType::RequestVote | MessageType::RequestPreVote) => message.voters = self.settled_voters(),
+            Some(MessageType::Snapshot) => {
+                if let Some(members) = members_of(message.snapshot.as_mut()) {
+                    members.founding = self.node.store().image_founding();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A state image comes, and raft keeps nothing of what its sender knows of the founding.
+    pub(crate) fn note_founding(&mut self, message: &RaftMessage) {
+        let metadata = message.snapshot.as_ref().and_then(|image| image.metadata.as_ref());
+        if let Some(metadata) = metadata {
+            let founding = metadata.conf_state.as_ref().is_some_and(|members| members.founding);
+            self.founding_image = founding.then_some(metadata.index);
+        }
+    }
+
+    /// The image that raft took is made durable with what its sender said.
+    pub(crate) fn recall_founding(&self, image: &mut mirror::Snapshot) {
+        let index = image.metadata.as_ref().map(|metadata| metadata.index);
+        if let Some(members) = members_of(Some(image)) {
+            members.founding = index.is_some() && index == self.founding_image;
+        }
     }
 
     /// A leader feeds a replica that has nothing yet: remembers how far it has to come.
     pub(crate) fn note_feeding(&mut self, message: &RaftMessage) {
         let raft = &self.node.raft;
-        if raft.raft_log.last_index() > BOOTSTRAP_INDEX || raft.vote != raft::INVALID_ID {
+        let stranger = raft.vote == raft::INVALID_ID || self.fed_at.is_some();
+        if raft.raft_log.last_index() > BOOTSTRAP_INDEX || !stranger {
             return;
         }
         let image = message.snapshot.as_ref().and_then(|s| s.metadata.as_ref()).map_or(0, |m| m.index);
@@ -73,5 +113,22 @@ impl<D: Disk + Clone> Replica<D> {
                 Some(format!("node {from} acknowledged {matched} and has only {}: it lost data", message.reject_hint));
             tracing::error!(target: "raft", node = from, matched, has = message.reject_hint, "a peer lost its log");
         }
+    }
+}
+
+fn members_of(image: Option<&mut mirror::Snapshot>) -> Option<&mut mirror::ConfState> {
+    image?.metadata.as_mut()?.conf_state.as_mut()
+}
+
+/// Whether the entry gives somebody a vote or takes one away, once applied to these voters. A learner that comes or goes
+/// does not; what cannot be read may.
+fn changes_voters(entry: &eraftpb::Entry, voters: &[u64]) -> bool {
+    match entry.get_entry_type() {
+        eraftpb::EntryType::EntryNormal => false,
+        eraftpb::EntryType::EntryConfChangeV2 => true,
+        eraftpb::EntryType::EntryConfChange => match ConfChange::decode(entry.data.clone()) {
+            Ok(change) => (change.change_type() == ConfChangeType::AddNode) != voters.contains(&change.node_id),
+            Err(_) => true,
+        },
     }
 }

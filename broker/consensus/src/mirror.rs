@@ -125,6 +125,9 @@ pub struct ConfState {
     /// Joint consensus: leave without being told.
     #[prost(bool, tag = "5")]
     pub auto_leave: bool,
+    /// Chronik's own: the same voters as at the founding, and at no time others. `false` where nobody knows.
+    #[prost(bool, tag = "100")]
+    pub founding: bool,
 }
 
 /// Mirror of `eraftpb.SnapshotMetadata`.
@@ -271,8 +274,8 @@ pub struct RaftMessage {
     /// Candidate's priority.
     #[prost(int64, tag = "16")]
     pub priority: i64,
-    /// In requests for votes, Chronik's own: the voters by which the candidate counts. Empty while its log ends with a
-    /// change of members that it has not applied.
+    /// Chronik's own, in requests for votes: the voters by which the candidate counts, if the cluster was founded with just
+    /// these and never had others (see `lost_disk`).
     #[prost(uint64, repeated, tag = "100")]
     pub voters: Vec<u64>,
 }
@@ -348,6 +351,7 @@ impl From<&eraftpb::ConfState> for ConfState {
             voters_outgoing: c.voters_outgoing.clone(),
             learners_next: c.learners_next.clone(),
             auto_leave: c.auto_leave,
+            founding: false,
         }
     }
 }
@@ -498,6 +502,7 @@ mod tests {
             voters_outgoing: vec![1, 2],
             learners_next: vec![2],
             auto_leave: true,
+            founding: false,
         };
         let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: 7, term: 2 };
         RaftMessage {

@@ -13,7 +13,7 @@ use raft::Ready;
 use raft::eraftpb;
 
 use crate::error::StorageFailed;
-use crate::mirror::{self, MessageType, RaftMessage};
+use crate::mirror::{self, RaftMessage};
 use crate::replica::{Replica, membership};
 use crate::storage::Batch;
 use crate::types::{CommittedEntry, Effects, Payload, RoleChange, StateImage};
@@ -75,7 +75,8 @@ impl<D: Disk + Clone> Replica<D> {
     }
 
     fn complete(&mut self, mut ready: Ready, effects: &mut Effects) -> Result<(), StorageFailed> {
-        let image = (!ready.snapshot().is_empty()).then(|| mirror::Snapshot::from(ready.snapshot().clone()));
+        let mut image = (!ready.snapshot().is_empty()).then(|| mirror::Snapshot::from(ready.snapshot().clone()));
+        image.iter_mut().for_each(|image| self.recall_founding(image));
         let entries = ready.take_entries();
         let dropped = !ready.must_sync() && mutant!(DropUnwritten);
         tracing::trace!(target: "raft", entries = entries.len(), image = image.is_some(), sync = ready.must_sync(),
@@ -126,9 +127,7 @@ impl<D: Disk + Clone> Replica<D> {
 
     fn outgoing(&self, message: eraftpb::Message) -> RaftMessage {
         let mut message = RaftMessage::from(message);
-        if matches!(message.kind(), Some(MessageType::RequestVote | MessageType::RequestPreVote)) {
-            message.voters = self.settled_voters();
-        }
+        self.tell_founding(&mut message);
         tracing::trace!(target: "raft", kind = ?message.kind(), to = message.to, term = message.term,
             index = message.index, log_term = message.log_term, commit = message.commit,
             entries = message.entries.len(), reject = message.reject, "message out");

@@ -61,6 +61,8 @@ pub struct Replica<D: Disk + Clone> {
     pub(crate) turned_down: Option<u64>,
     /// What was committed when a leader found this replica with nothing (see `lost_disk`).
     pub(crate) fed_at: Option<u64>,
+    /// Index of a state image of which its sender said that its voters are the founders.
+    pub(crate) founding_image: Option<u64>,
 }
 
 impl<D: Disk + Clone> fmt::Debug for Replica<D> {
@@ -145,6 +147,7 @@ impl<D: Disk + Clone> Replica<D> {
             last_error: None,
             turned_down: None,
             fed_at: None,
+            founding_image: None,
             config,
         };
         // A lone voter need not wait for anybody.
@@ -174,6 +177,9 @@ impl<D: Disk + Clone> Replica<D> {
     /// When `tick` has something to do again.
     #[must_use]
     pub fn next_tick_ms(&self) -> u64 {
+        if mutant!(SpinTicks) {
+            return self.last_tick_ms;
+        }
         self.last_tick_ms + self.config.tick_ms
     }
 
@@ -278,6 +284,7 @@ impl<D: Disk + Clone> Replica<D> {
             }
             MessageType::Append | MessageType::Snapshot if message.term >= term => {
                 self.note_feeding(message);
+                self.note_founding(message);
                 Ok(true)
             }
             // Not asked for: a vote is, and a successor is caught up, when everything is durable.

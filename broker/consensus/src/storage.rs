@@ -293,7 +293,8 @@ impl<D: Disk + Clone> Store<D> {
     }
 
     /// Records the members as of `index`, which is committed, before the change has any effect.
-    pub(crate) fn members_changed(&mut self, index: u64, state: ConfState) -> Result<(), StorageFailed> {
+    pub(crate) fn members_changed(&mut self, index: u64, mut state: ConfState) -> Result<(), StorageFailed> {
+        state.founding = self.members.1.founding && same_ids(&self.members.1.voters, &state.voters);
         let hard = HardState { commit: self.hard.commit.max(index), ..self.hard };
         self.append(&[Record::HardState(hard), Record::ConfState { index, state: state.clone() }])?;
         // Who forgets this may believe to be the only voter.
@@ -374,6 +375,11 @@ impl<D: Disk + Clone> Store<D> {
         self.entries.iter()
     }
 
+    /// Whether the members in the image are the founders, and never were others.
+    pub(crate) fn image_founding(&self) -> bool {
+        self.image_members.founding
+    }
+
     pub(crate) fn image_index(&self) -> u64 {
         self.image.0
     }
@@ -399,6 +405,10 @@ impl<D: Disk + Clone> Store<D> {
     }
 }
 
+fn same_ids(one: &[u64], other: &[u64]) -> bool {
+    one.len() == other.len() && one.iter().all(|id| other.contains(id))
+}
+
 fn founders(node: NodeId, voters: &[NodeId]) -> Result<ConfState, OpenError> {
     let mut ids: Vec<u64> = voters.iter().map(|v| v.raft_id()).collect();
     ids.sort_unstable();
@@ -416,7 +426,7 @@ fn founders(node: NodeId, voters: &[NodeId]) -> Result<ConfState, OpenError> {
     };
     match problem {
         Some(problem) => Err(OpenError::Voters(problem)),
-        None => Ok(ConfState { voters: ids, ..ConfState::default() }),
+        None => Ok(ConfState { voters: ids, founding: true, ..ConfState::default() }),
     }
 }
 

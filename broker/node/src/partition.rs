@@ -281,12 +281,12 @@ impl<A: Ticket, F: Waiter> HostedPartition<A, F> {
         }
     }
 
-    /// The watermark that others are told: never above a record that a power cut of this broker alone could take back. Consumers
-    /// must not see such a one, and a follower that is not in sync must not take it for committed.
+    /// The watermark that others are told. A leader's is never above a record that a power cut of it alone could take back:
+    /// consumers must not see such a one, and a follower that is not in sync must not take it for committed.
     #[must_use]
     pub fn visible(&self) -> Offset {
         let high_watermark = self.replica.high_watermark();
-        // A follower's records are synced before its fetch acknowledges them, so its watermark needs no such bound.
+        // A follower tells nobody.
         if self.replica.is_leader() {
             high_watermark.min(self.durable().max(self.replica.log_start()))
         } else {

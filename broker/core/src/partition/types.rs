@@ -184,7 +184,7 @@ pub enum FetchDecision {
         from: Offset,
         /// End: the log end offset for followers, the high watermark for consumers.
         until: Offset,
-        /// The leader's; its owner tells none above what it has synced.
+        /// This replica's; its owner may tell less (what it has synced).
         high_watermark: Offset,
         /// To send.
         log_start: Offset,
