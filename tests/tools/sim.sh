@@ -28,6 +28,7 @@ cargo build --profile sim --locked --quiet -p chronik-sim -p chronik-opsim
 BIN=$CARGO_TARGET_DIR/sim/chronik-sim
 stage "what once failed" "$BIN" corpus "$SIM/corpus.txt"
 stage "scenario scripts" "$BIN" scenario "$SIM/scenarios"
+stage "a hundred fresh seeds, each the same story twice" "$BIN" run --twice --seeds 100 --threads 1
 if [ -n "$minutes" ]; then
     stage "fresh seeds for $minutes min" "$BIN" run --minutes "$minutes" "$@"
 else

@@ -13,6 +13,9 @@ use chronik_sim::trace::Detail;
 
 use crate::{Mutants, Replay, Run, Shrink};
 
+/// Lines of the story of a script that failed.
+const LAST_LINES: usize = 60;
+
 type Done = Result<bool, Box<dyn Error>>;
 
 fn cores(asked: usize) -> usize {
@@ -25,9 +28,10 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(0_u8) >> 16
 }
 
-/// How this program is called again.
+/// How this program is called again: as it was, because it is on nobody's path.
 fn again(words: &str) -> String {
-    format!("chronik-sim {words}")
+    let program = std::env::current_exe().map_or_else(|_| "chronik-sim".to_owned(), |path| path.display().to_string());
+    format!("{program} {words}")
 }
 
 fn print_speed(report: &FleetReport) {
@@ -49,7 +53,8 @@ pub fn run(args: &Run) -> Done {
     let time = args.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
     // Time alone decides when it is given.
     let seeds = if time.is_some() { u64::MAX } else { args.seeds };
-    let fleet = Fleet { from, seeds, time, threads: cores(args.threads), keep_going: args.keep_going, options };
+    let (threads, keep_going, twice) = (cores(args.threads), args.keep_going, args.twice);
+    let fleet = Fleet { from, seeds, time, threads, keep_going, twice, options };
     println!("seeds from {from}, {} threads", fleet.threads);
     let report = fleet.run(&|report| print_speed(report));
     print_speed(&report);
@@ -217,7 +222,11 @@ pub fn scenario(paths: &[PathBuf], bless: bool, trace: bool, mutant: Option<&Str
                 Ok(()) => println!("{name}: ok"),
                 Err(failure) => {
                     well = false;
+                    let story = script::story(&file)?;
+                    let lines: Vec<&str> = story.lines().collect();
+                    println!("{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
                     println!("{name}: FAILED\n{}", failure.text);
+                    println!("whole story: {}", again(&format!("scenario {name} --trace")));
                 }
             }
         }
@@ -234,7 +243,10 @@ pub fn corpus(path: &Path) -> Done {
             None => println!("{}: ok ({})", entry.name, entry.why),
             Some(_) => {
                 well = false;
-                explain(&entry.plan(options), &format!("replay {}", entry.name));
+                // A plan is named from where the list lies.
+                let plan = path.with_file_name(&entry.name);
+                let what = if plan.exists() { plan.display().to_string() } else { entry.name.clone() };
+                explain(&entry.plan(options), &format!("replay {what}"));
             }
         }
     }

@@ -254,12 +254,17 @@ impl Ctx<'_> {
         EPOCH_WALL_MS + i64::try_from(self.mono_ms()).unwrap_or(0) + self.clock.wall_offset_ms
     }
 
+    /// Whether the process has stopped in the middle of this event: nothing leaves it any more.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.doom.as_ref().is_some_and(MemDisk::is_stopped)
+    }
+
     /// Sends; to oneself too (then it arrives a little later).
     pub fn send(&mut self, to: Address, packet: Packet) {
-        if self.doom.as_ref().is_some_and(MemDisk::is_stopped) {
-            return;
+        if !self.is_stopped() {
+            self.kernel.send(self.me, to, packet);
         }
-        self.kernel.send(self.me, to, packet);
     }
 
     /// Asks to be told `after_ms` from now.

@@ -81,6 +81,9 @@ struct Run {
     /// Does not shrink the first failure
     #[arg(long)]
     no_shrink: bool,
+    /// Runs each twice: the stories must be the same
+    #[arg(long)]
+    twice: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,8 @@ pub(crate) use settle::wait;
 pub use shrink::{Shrunk, shrink};
 pub use start::{broker_config, build};
 
+use chronik_log::disk::Disk as _;
+
 use crate::kernel::{Event, Micros};
 use crate::oracle::Violation;
 use crate::plan::{Limits, Plan};
@@ -109,7 +111,8 @@ pub fn run_plan(plan: &Plan, detail: Detail) -> Outcome {
         Ok(Err(violation)) => Some(violation.into()),
         Err(text) => Some(panicked(text)),
     };
-    let outcome = summary(&world, failure);
+    let whole = guarded(|| mix_remains(&mut world)).map_err(|text| panicked(format!("at the end: {text}")));
+    let outcome = summary(&world, failure.or(whole.err()));
     // What a panic left half done may panic once more.
     let _dropped = guarded(move || drop(world));
     outcome
@@ -122,6 +125,21 @@ fn live(world: &mut World) -> Result<(), Violation> {
     }
     world.run_until(world.plan.shape.duration)?;
     settle(world, &start::topics(&world.plan.shape))
+}
+
+/// What is left in the end is part of the story: files with their content, and metadata.
+fn mix_remains(world: &mut World) {
+    for host in world.hosts.values() {
+        for (path, length) in host.disk.files() {
+            world.kernel.trace.mix_bytes(path.as_bytes());
+            world.kernel.trace.mix(length);
+            let content = host.disk.observe(|| host.disk.read(&path));
+            world.kernel.trace.mix_bytes(&content.unwrap_or_default());
+        }
+        if let Some(broker) = &host.process {
+            world.kernel.trace.mix(broker.metadata().read().hash());
+        }
+    }
 }
 
 fn summary(world: &World, failure: Option<Failure>) -> Outcome {

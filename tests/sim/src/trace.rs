@@ -1,7 +1,7 @@
 //! The story of a world: a hash of everything that happened, the last lines, and the whole text where somebody wants it.
 //!
-//! The hash covers every event in order (who, when, what kind), so two runs of one seed that differ anywhere differ in
-//! it. Lines are only made when they are kept.
+//! The hash covers every packet that arrives (who, when, what kind, which request) and every timer of a broker in order, and what is
+//! left on the disks and in the metadata in the end. Lines are only made when they are kept.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -95,10 +95,17 @@ impl Trace {
     pub(crate) fn packet(&mut self, now: Micros, from: Address, to: Address, packet: &Packet) {
         self.mix(now);
         self.mix(code(from) << 32 | code(to));
-        if let Packet::Raft(message) = packet {
-            self.mix(message.term);
-            self.mix(message.index);
-            self.mix(message.msg_type as u64);
+        match packet {
+            Packet::Raft(message) => {
+                self.mix(message.term);
+                self.mix(message.index);
+                self.mix(message.msg_type as u64);
+            }
+            Packet::Chunk(_) => self.mix(1 << 60),
+            Packet::Request { id, .. } => self.mix(2 << 60 | id),
+            Packet::Reply { id, .. } => self.mix(3 << 60 | id),
+            Packet::Receipt { transfer, .. } => self.mix(4 << 60 | transfer),
+            Packet::Refused { id } => self.mix(5 << 60 | id),
         }
         if self.detail == Detail::Whole {
             let line = format!("{:>10.3} {to:<4} <- {from} {}", now as f64 / 1000.0, describe(packet));

@@ -28,6 +28,10 @@ pub struct Doom {
     pub changes: u64,
     /// The machine loses its power; otherwise the process is killed.
     pub power: bool,
+    /// Whatever the budget says.
+    pub forced: bool,
+    /// The budget said no at least once.
+    pub declined: bool,
 }
 
 /// A machine: what outlives a broker process.
@@ -154,7 +158,7 @@ impl World {
         let Some(event) = self.kernel.next(until) else { return Ok(false) };
         let touched = self.dispatch(event);
         let doomed = self.doomed.take();
-        if let Some(node) = touched.or(doomed) {
+        for node in [touched, doomed.filter(|doomed| touched != Some(*doomed))].into_iter().flatten() {
             self.oracle.after_event(node, &self.hosts, &mut self.kernel)?;
         }
         if let Some(node) = doomed {
@@ -272,12 +276,18 @@ impl World {
     /// The disk of a process that may stop in the middle of what it does now.
     fn arm(&mut self, node: NodeId) -> Option<MemDisk> {
         let doom = self.hosts.get(&node)?.doom?;
-        if doom.power && !crate::plan::may_cut_power(self, node) {
-            return None;
+        let allowed = !doom.power || doom.forced || crate::plan::may_cut_power(self, node);
+        let host = self.hosts.get_mut(&node)?;
+        if allowed {
+            host.disk.stop_at(Some(doom.changes));
+            return Some(host.disk.clone());
         }
-        let disk = self.hosts.get(&node)?.disk.clone();
-        disk.stop_at(Some(doom.changes));
-        Some(disk)
+        if !doom.declined {
+            host.doom = Some(Doom { declined: true, ..doom });
+            self.budget.declined += 1;
+            self.kernel.trace.world(self.kernel.now, || format!("declined for now: the power of b{node} goes"));
+        }
+        None
     }
 
     /// Whether it did stop.
@@ -303,9 +313,12 @@ impl World {
 
     /// Starts the process of `node`, if none runs.
     pub fn boot(&mut self, node: NodeId) {
+        if self.hosts.get(&node).is_none_or(|host| host.process.is_some()) {
+            return;
+        }
         let doom = self.arm(node);
         let doomed = doom.clone();
-        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.process.is_none()) else { return };
+        let Some(host) = self.hosts.get_mut(&node) else { return };
         host.run += 1;
         host.busy_until = 0;
         let mut ctx = Ctx {
@@ -320,6 +333,10 @@ impl World {
         if self.disarm(node, doomed) {
             drop(booted);
             self.kernel.trace.world(self.kernel.now, || format!("b{node} stops while it starts"));
+            if let Some(host) = self.hosts.get_mut(&node) {
+                host.exits.push(None);
+                let _spent = host.disk.take_cost();
+            }
             crate::plan::stopped(self, node);
             return;
         }

@@ -6,8 +6,9 @@ use chronik_sim::plan::{Limits, Plan};
 use chronik_sim::runner::{Options, run_plan, run_seed};
 use chronik_sim::trace::Detail;
 
-/// Short worlds, so that a hundred of them twice take seconds.
-const SHORT: Limits = Limits { founders: 3, seconds: 3, faults: true };
+/// Short worlds, so that a hundred of them twice take seconds; faults begin within the first three. `run --twice` of the
+/// simulator does the same with whole ones.
+const SHORT: Limits = Limits { founders: 4, seconds: 5, faults: true };
 
 #[test]
 fn a_hundred_seeds_tell_the_same_story_twice() {

@@ -229,12 +229,16 @@ impl Broker {
 
     fn take_turn(&mut self, ctx: &mut Ctx<'_>) {
         self.touched = false;
+        let gone = ctx.is_stopped();
         // Why it stopped is said by the host.
         let _failed = self.quorum.turn(&mut self.host, self.now);
         self.quorum_wake = self.quorum.wake_at(self.now.mono_ms);
         for message in std::mem::take(&mut self.host.sent) {
             let to = Address::Broker(chronik_node::quorum::node_of(message.to));
-            ctx.send(to, Packet::Raft(Box::new(message)));
+            // Said before the write at which the process stopped, if it did: what comes after a failed one is not said.
+            if !gone {
+                ctx.kernel.send(ctx.me, to, Packet::Raft(Box::new(message)));
+            }
         }
         for message in std::mem::take(&mut self.host.images) {
             self.send_image(ctx, message);

@@ -140,6 +140,12 @@ impl Reader {
                 pause(ctx, cursor);
                 continue;
             };
+            if cursor.last_epoch.is_some_and(|last| last > epoch) {
+                // It has read, or committed, what a later leader wrote: whoever is believed to lead is outdated (KIP-320).
+                conn.want_metadata(ctx);
+                pause(ctx, cursor);
+                continue;
+            }
             let (what, body, timeout_ms) = match cursor.position {
                 None => (Question::Earliest, list(tp, true), LIST_TIMEOUT_MS),
                 Some(_) if self.audit && cursor.until.is_none() && !cursor.peeks => {

@@ -75,6 +75,8 @@ pub struct Replica {
     pub told: i64,
     /// Its disk was struck and its log was not seen since: what it holds is not known.
     pub struck: bool,
+    /// Where its log ends at least, after its process stopped in the middle of a change.
+    floor: i64,
     /// How its last process ended.
     pub ended: Ended,
     /// Files of it may have been damaged where no recovery looks.
@@ -96,6 +98,7 @@ impl Replica {
             tail: BTreeMap::new(),
             told: 0,
             struck: false,
+            floor: 0,
             ended: Ended::Kept,
             damaged: false,
             dismissed: false,
@@ -137,6 +140,12 @@ impl Replica {
         *self = Self { told: self.told, ..Self::new() };
     }
 
+    /// Its process stopped in the middle of a change of some log, so where this one ends is not sure. But nothing takes anything
+    /// from the log of a leader, or from a follower's what is below its watermark.
+    pub fn interrupted(&mut self, before: &Marks) {
+        self.floor = if before.leads.is_some() { before.end } else { before.high_watermark };
+    }
+
     /// Whether the oracle must look at it again although nothing changed.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -162,6 +171,8 @@ impl Replica {
             Ended::Kept if !before.fenced && !self.struck => before.end,
             Ended::Settled if !self.struck => before.end,
             Ended::PowerLost if !before.fenced => before.synced,
+            Ended::Kept if !self.struck => self.floor,
+            Ended::PowerLost => self.floor.min(before.synced),
             _ => 0,
         };
         if !first && marks.end < least {
@@ -193,6 +204,7 @@ impl Replica {
         self.verified = marks.start;
         self.told = self.told.max(marks.end);
         self.marks = *marks;
+        self.floor = 0;
         // Judged as if it had just become so.
         self.marks.leads = None;
         self.struck = false;

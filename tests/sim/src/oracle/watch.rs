@@ -213,10 +213,14 @@ impl Oracle {
         }
         let unchanged = replica.marks == *marks && !stale;
         if !unchanged {
+            let before = replica.marks;
             let read = |from, to| read_batches(host, partition, from, to, false);
             replica.changed(node, marks, &read, ledger, &in_sync, self.now)?;
             if marks.fenced {
                 replica.marks.leads = None;
+                if host.disk.is_stopped() && !before.fenced {
+                    replica.interrupted(&before);
+                }
             }
         }
         if let Some(version) = partition.0.replica().partition_epoch() {

@@ -358,8 +358,11 @@ fn draw_episode(
             step(until, Fault::Repair(node));
         }
         Kind::IoError => {
-            let on = pick(random, &[Operation::Append, Operation::Read, Operation::Namespace, Operation::Truncate]);
-            step(at, Fault::Fail(node, on, between(random, 1, 50)));
+            let append = Operation::Append;
+            let on =
+                pick(random, &[append, append, append, Operation::Read, Operation::Namespace, Operation::Truncate]);
+            let most = pick(random, &[6, 50]);
+            step(at, Fault::Fail(node, on, between(random, 1, most)));
             step(until, Fault::Repair(node));
         }
         Kind::DieWriting => {

@@ -83,7 +83,8 @@ pub(crate) fn may_cut_power(world: &mut World, node: NodeId) -> bool {
 /// A process stopped in the middle of an event, as was asked for.
 pub(crate) fn stopped(world: &mut World, node: NodeId) {
     let Some(doom) = world.hosts.get_mut(&node).and_then(|host| host.doom.take()) else { return };
-    if doom.power {
+    // What the event did before it was interrupted may have made this one the last that has something.
+    if doom.power && (doom.forced || may_cut_power(world, node)) {
         let shape = world.plan.shape.clone();
         spend_power(&mut world.budget, &shape, &[node]);
         act(world, &Fault::PowerCut(vec![node]));
@@ -113,6 +114,11 @@ pub fn force(world: &mut World, fault: &Fault) {
         world.budget.taint();
     }
     act(world, fault);
+    if let Fault::PowerCutAt(node, _) = fault
+        && let Some(doom) = world.hosts.get_mut(node).and_then(|host| host.doom.as_mut())
+    {
+        doom.forced = true;
+    }
 }
 
 fn act(world: &mut World, fault: &Fault) {
@@ -136,7 +142,7 @@ fn act(world: &mut World, fault: &Fault) {
             tell(world, fault);
             let power = matches!(fault, Fault::PowerCutAt(..));
             if let Some(host) = world.hosts.get_mut(node) {
-                host.doom = Some(Doom { changes: *changes, power });
+                host.doom = Some(Doom { changes: *changes, power, forced: false, declined: false });
             }
         }
         Fault::Stop(node) => world.stop(*node),

@@ -26,6 +26,8 @@ pub struct Fleet {
     pub threads: usize,
     /// Whether to go on after a failure.
     pub keep_going: bool,
+    /// Whether each seed is run twice, and fails if the two are not one story.
+    pub twice: bool,
     /// How each world is run.
     pub options: Options,
 }
@@ -90,7 +92,15 @@ impl Fleet {
         progress: &(dyn Fn(&FleetReport) + Sync),
     ) {
         let begin = (Instant::now(), processor_time());
-        let outcome = run_seed(seed, self.options);
+        let mut outcome = run_seed(seed, self.options);
+        if self.twice && outcome.failure.is_none() {
+            let again = run_seed(seed, self.options);
+            let (first, second) = ((outcome.hash, outcome.events), (again.hash, again.events));
+            if first != second {
+                let text = format!("two runs are two stories: hash and events {first:x?}, then {second:x?}");
+                outcome.failure = Some(Failure { invariant: 0, text });
+            }
+        }
         let took = match (begin.1, processor_time()) {
             (Some(begin), Some(end)) => end.saturating_sub(begin),
             _ => begin.0.elapsed(),

@@ -29,17 +29,19 @@ pub struct MutantResult {
 }
 
 impl MutantResult {
-    /// Whether it was noticed as it should be: by an invariant that it is said to break, or by a script. A panic, or an
-    /// invariant that nobody thought of, is not enough: then the list of mutants says something untrue.
+    /// Whether it was noticed as it should be: by an invariant that it is said to break, or, if it is said to break none, by a
+    /// script that answers something else. A panic, or an invariant that nobody thought of, is not enough: then the list of
+    /// mutants says something untrue.
     #[must_use]
     pub fn is_noticed(&self) -> bool {
-        self.caught.is_some() || self.script.is_some()
+        let answer = self.script.as_ref().is_some_and(|(_, failure)| failure.invariant != PANIC);
+        self.caught.is_some() || (self.mutant.invariants().is_empty() && answer)
     }
 
     /// Whether nothing but a script noticed it.
     #[must_use]
     pub fn is_by_script_only(&self) -> bool {
-        self.caught.is_none() && self.script.is_some()
+        self.caught.is_none() && self.is_noticed()
     }
 }
 
@@ -224,9 +226,13 @@ mod tests {
         assert!(!result.is_noticed());
         assert!(result.to_string().contains("NOT DECLARED"), "{result}");
         result.script = seen(0);
+        assert!(!result.is_noticed(), "it is said to break an invariant");
+        result.mutant = Mutant::TrustLostEnd;
         assert!(result.is_noticed() && result.is_by_script_only());
         assert!(result.to_string().contains("script only"), "{result}");
-        result.caught = seen(2);
+        result.script = seen(PANIC);
+        assert!(!result.is_noticed());
+        (result.mutant, result.caught) = (Mutant::SkipVoteSync, seen(2));
         assert!(result.is_noticed() && !result.is_by_script_only());
         assert!(result.to_string().contains("invariant 2"), "{result}");
     }
