@@ -2,6 +2,7 @@
 //! an older or newer peer's answer can still be read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,22 @@ pub struct Status {
     pub partitions: Vec<Partition>,
     /// The process.
     pub process: Process,
+}
+
+impl Status {
+    /// Understands what a peer sent.
+    ///
+    /// # Errors
+    /// It is no status.
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// As it is sent to peers.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 /// Start-up, step by step.
@@ -323,6 +340,21 @@ pub struct PeerAnswer {
     pub clock_offset_ms: i64,
     /// How long the question took, in milliseconds.
     pub round_trip_ms: u64,
+}
+
+impl PeerAnswer {
+    /// What a peer answered, with the clock that it named, to a question that was asked at `asked_ms` by our clock.
+    ///
+    /// # Errors
+    /// It is no status.
+    pub fn new(json: &str, wall_ms: i64, asked_ms: i64, round_trip: Duration) -> Result<Self, serde_json::Error> {
+        let half = i64::try_from(round_trip.as_millis() / 2).unwrap_or(0);
+        Ok(Self {
+            status: Status::parse(json)?,
+            clock_offset_ms: wall_ms.saturating_sub(asked_ms.saturating_add(half)),
+            round_trip_ms: u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
 }
 
 /// Why a peer could not be asked.

@@ -81,7 +81,7 @@ impl ControlApi {
                         return Vec::new();
                     }
                 };
-                let Ok(page) = serde_json::from_str::<StatusPage>(&reply.json) else { return Vec::new() };
+                let Ok(page) = StatusPage::parse(&reply.json) else { return Vec::new() };
                 let (raft, last) = (&page.raft, page.raft.last_index);
                 let peers = raft.progress.iter().filter(|_| raft.role == "leader");
                 peers.map(|peer| member(NodeId(peer.node), peer.matched, peer.recent_active, last)).collect()

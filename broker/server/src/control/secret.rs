@@ -104,14 +104,7 @@ impl Secret {
         }
         let mut text = String::new();
         file.take(MAX_BYTES).read_to_string(&mut text).map_err(io)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(MAX_LINES);
-        let secrets: Arc<[String]> = lines.map(str::to_owned).collect();
-        if secrets.is_empty() {
-            return Err(problem("holds no secret".into()));
-        }
-        if secrets.iter().any(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(problem("a secret may hold visible ASCII characters only, without blanks".into()));
-        }
+        let secrets: Arc<[String]> = secrets_in(&text).map_err(|text| problem(text.into()))?.into();
         *known = Some((stamp, Arc::clone(&secrets)));
         Ok(secrets)
     }
@@ -160,6 +153,22 @@ impl Secret {
         headers.insert(HEADER, bearer(first)?);
         Ok(())
     }
+}
+
+/// The secrets in the text of a file: at least one, the one to present first.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn secrets_in(text: &str) -> Result<Vec<String>, &'static str> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(MAX_LINES);
+    let secrets: Vec<String> = lines.map(str::to_owned).collect();
+    if secrets.is_empty() {
+        return Err("holds no secret");
+    }
+    if secrets.iter().any(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err("a secret may hold visible ASCII characters only, without blanks");
+    }
+    Ok(secrets)
 }
 
 /// The header's value for `secret`.

@@ -100,8 +100,16 @@ impl ClusterFile {
     pub fn read_retired(path: &Path) -> Result<BTreeSet<DirectoryId>, ClusterFileError> {
         let failed = |problem: String| ClusterFileError { file: path.display().to_string(), problem };
         let text = std::fs::read_to_string(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
-        let list: Retired = serde_yaml::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        retired(&list.retired).map_err(failed)
+        Self::parse_retired(&text).map_err(failed)
+    }
+
+    /// Understands of the file's text only the retired data directories.
+    ///
+    /// # Errors
+    /// What is said of them is not understood.
+    pub fn parse_retired(text: &str) -> Result<BTreeSet<DirectoryId>, String> {
+        let list: Retired = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        retired(&list.retired)
     }
 
     /// Understands the file's text.

@@ -9,7 +9,7 @@
 
 mod data_plane;
 mod listeners;
-mod retired;
+pub mod retired;
 mod seed;
 mod storage;
 mod trace;
@@ -250,7 +250,7 @@ impl Broker {
             }
         });
         let page = Arc::clone(&view);
-        control.show(Box::new(move || serde_json::to_string(&admin::View::status(&*page, false)).unwrap_or_default()));
+        control.show(Box::new(move || admin::View::status(&*page, false).to_json()));
         Ok(Self {
             config: Arc::clone(config),
             storage,

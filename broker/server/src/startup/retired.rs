@@ -32,7 +32,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 ///
 /// # Errors
 /// The disk failed, or its identity cannot be read; the next start goes on.
-pub(super) fn move_aside(log_dir: &LogDir, listed: &BTreeSet<DirectoryId>) -> Result<bool, LogError> {
+pub fn move_aside(log_dir: &LogDir, listed: &BTreeSet<DirectoryId>) -> Result<bool, LogError> {
     let disk = &**log_dir.disk();
     let found = log_dir.identity()?.map(|identity| identity.directory_id);
     match begun(disk)? {

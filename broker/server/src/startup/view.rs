@@ -249,17 +249,14 @@ impl BrokerView {
         let before = clock::wall_ms();
         let reply = self.meta.control().status(peer, ASK).await.map_err(|error| self.failure(peer, error))?;
         let round_trip = begin.elapsed();
-        let half = i64::try_from(round_trip.as_millis() / 2).unwrap_or(0);
         let other = |error: String| ProbeFailure::Other { address: self.address(peer), error };
-        let status: Status = serde_json::from_str(&reply.json).map_err(|error| other(error.to_string()))?;
-        if status.node_id != 0 && status.node_id != peer.0 {
-            return Err(other(format!("it is broker {}", status.node_id)));
+        let answer = PeerAnswer::new(&reply.json, reply.wall_ms, before, round_trip);
+        let answer = answer.map_err(|error| other(error.to_string()))?;
+        match answer.status.node_id {
+            0 => Ok(answer),
+            node if node == peer.0 => Ok(answer),
+            node => Err(other(format!("it is broker {node}"))),
         }
-        Ok(PeerAnswer {
-            status,
-            clock_offset_ms: reply.wall_ms - (before + half),
-            round_trip_ms: u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX),
-        })
     }
 
     fn address(&self, peer: NodeId) -> String {

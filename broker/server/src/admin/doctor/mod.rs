@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use rules::diagnose;
+
 use super::View;
 use super::status::{PeerAnswer, ProbeFailure, Status};
 
@@ -69,20 +71,22 @@ impl fmt::Display for Report {
 
 /// Everything the rules look at: this broker's status and what its peers answered.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub struct Facts {
+    /// This broker.
     pub me: Status,
+    /// Its peers.
     pub answers: BTreeMap<i32, Result<PeerAnswer, ProbeFailure>>,
 }
 
 /// Examines the cluster from this broker. A peer that does not answer within `timeout` counts as silent.
 pub async fn examine(view: &dyn View, timeout: Duration) -> Report {
     let first = gather(view, timeout).await;
-    let mut findings = rules::diagnose(&first, None);
+    let mut findings = diagnose(&first, None);
     let mut facts = first;
     if findings.iter().any(|finding| rules::may_pass(&finding.id)) {
         tokio::time::sleep(SECOND_LOOK).await;
         let second = gather(view, timeout).await;
-        let again = rules::diagnose(&second, Some(&facts));
+        let again = diagnose(&second, Some(&facts));
         findings = again
             .into_iter()
             .filter(|f| {

@@ -7,7 +7,7 @@ use super::{Facts, Finding};
 use crate::admin::status::{Peer, ProbeFailure, Status};
 
 /// Clocks that differ by more make timestamps and retention misleading.
-const MAX_CLOCK_OFFSET_MS: i64 = 1000;
+const MAX_CLOCK_OFFSET_MS: u64 = 1000;
 /// Silence of a connected peer that is longer than this is worth a finding (several heartbeats).
 const SILENCE_MS: u64 = 2000;
 /// A proposal that waits longer than this is stuck.
@@ -33,7 +33,8 @@ pub(super) fn may_wander(id: &str) -> bool {
 }
 
 /// All findings; `before` are the facts of an earlier look, if there was one.
-pub(super) fn diagnose(facts: &Facts, before: Option<&Facts>) -> Vec<Finding> {
+#[must_use]
+pub fn diagnose(facts: &Facts, before: Option<&Facts>) -> Vec<Finding> {
     let mut findings = Vec::new();
     peers(facts, &mut findings);
     quorum(facts, &mut findings);
@@ -283,7 +284,7 @@ fn commit(facts: &Facts, before: Option<&Facts>, findings: &mut Vec<Finding>) {
 fn clocks(facts: &Facts, findings: &mut Vec<Finding>) {
     for (&node, answer) in &facts.answers {
         let Ok(answer) = answer else { continue };
-        if answer.clock_offset_ms.abs() > MAX_CLOCK_OFFSET_MS {
+        if answer.clock_offset_ms.unsigned_abs() > MAX_CLOCK_OFFSET_MS {
             let direction = if answer.clock_offset_ms > 0 { "ahead of" } else { "behind" };
             findings.push(finding(
                 "clock_skew",
@@ -291,7 +292,7 @@ fn clocks(facts: &Facts, findings: &mut Vec<Finding>) {
                 Some(facts.me.node_id),
                 format!(
                     "The clock of broker {node} is {:.1} s {direction} that of broker {}.",
-                    answer.clock_offset_ms.abs() as f64 / 1000.0,
+                    answer.clock_offset_ms.unsigned_abs() as f64 / 1000.0,
                     facts.me.node_id
                 ),
                 "Run a time service (chrony, systemd-timesyncd) on both nodes: timestamps and retention depend on it.",

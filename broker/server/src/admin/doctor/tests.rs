@@ -1,6 +1,7 @@
 //! Each cause has a picture of facts; the rules must tell them apart.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::rules::diagnose;
 use super::{Facts, Finding};
@@ -159,6 +160,10 @@ fn clocks_disks_and_fenced_brokers_are_named() {
         answer.clock_offset_ms = -1500;
     }
     assert_eq!(found(&skewed), one("clock_skew", 2, Some(1)));
+
+    let told = PeerAnswer::new(r#"{"node_id": 2}"#, i64::MIN, 5, Duration::ZERO).unwrap();
+    skewed.answers.insert(2, Ok(told));
+    assert!(found(&skewed).contains(&one("clock_skew", 2, Some(1))[0]), "any number may be a clock");
 
     let mut full = facts();
     change(&mut full, 3, |s| {
