@@ -169,7 +169,9 @@ impl MetadataState {
 
     /// [`MetadataState::check_version`] has accepted it. A version in force already is no news.
     pub(super) fn raise_metadata_version(&mut self, command: &RaiseMetadataVersion) -> Outcome {
-        self.version = self.version.max(command.version);
+        if command.version > self.metadata_version() {
+            self.version = command.version;
+        }
         Ok(CommandResult::Done)
     }
 

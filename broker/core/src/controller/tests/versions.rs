@@ -103,6 +103,14 @@ fn the_version_rises_when_every_broker_understands_it_and_old_ones_are_refused_f
 }
 
 #[test]
+fn raising_to_what_is_in_force_leaves_the_state_that_a_snapshot_has() {
+    let mut cluster = Cluster::of(1);
+    let raise = RaiseMetadataVersion { version: OLDEST, brokers: Vec::new() };
+    assert_eq!(cluster.propose_only(raise), CommandResult::Done);
+    assert_eq!(MetadataState::decode_snapshot(&cluster.state.encode_snapshot()).as_ref(), Ok(&cluster.state));
+}
+
+#[test]
 fn snapshots_are_in_the_format_of_the_version_in_force_so_that_old_brokers_can_read_them() {
     let mut cluster = Cluster::of(1);
     assert_eq!(cluster.state.encode_snapshot()[..2], [0x08, OLDEST as u8]);
