@@ -49,14 +49,13 @@ joined "builds of the simulators and of fuzzing"
 # Not beside the soak: both need the machine to themselves.
 failed=0
 stage "operator on Kubernetes" tests/tools/kube.sh test
-# The soak draws a fresh seed and prints it, unless SOAK_SEED says which. The simulator runs seeds that pass (about one fresh one in 20,000 does not:
-# docs/reliability.md); SIM_MINUTES=5 draws fresh ones.
+# Both draw fresh seeds and print them, unless SOAK_SEED and SIM_FROM say which.
 beside "soak" tests/tools/soak.sh "${SOAK_MINUTES:-10}" ${SOAK_SEED:+"$SOAK_SEED"}
 stage "operator's simulator" tests/tools/opsim.sh --seeds "${OPSIM_SEEDS:-2000}" -- --from "${OPSIM_FROM:-1}" || failed=1
-if [ -n "${SIM_MINUTES:-}" ]; then
-    beside "simulator" tests/tools/sim.sh --minutes "$SIM_MINUTES" -- --threads 1
+if [ -n "${SIM_FROM:-}" ]; then
+    beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-5000}" -- --from "$SIM_FROM" --threads 1
 else
-    beside "simulator" tests/tools/sim.sh --seeds "${SIM_SEEDS:-5000}" -- --from "${SIM_FROM:-276559546848104}" --threads 1
+    beside "simulator" tests/tools/sim.sh --minutes "${SIM_MINUTES:-5}" -- --threads 1
 fi
 stage "fuzzing" tests/tools/fuzz.sh --short || failed=1
 joined "simulator" || failed=1

@@ -303,3 +303,27 @@ impl Ctx<'_> {
         self.exit = Some(code);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chronik_log::disk::Disk as _;
+
+    use super::*;
+    use crate::trace::Detail;
+
+    #[test]
+    fn nothing_leaves_a_process_that_has_stopped_in_the_middle_of_an_event() {
+        let disk = MemDisk::new();
+        let mut kernel = Kernel::new(1, Trace::new(Detail::Hash));
+        let (me, to) = (Address::Broker(NodeId(1)), Address::Client(1));
+        let doom = Some(disk.clone());
+        let mut ctx = Ctx { me, run: 1, clock: Clock::default(), exit: None, doom, kernel: &mut kernel };
+        disk.stop_at(Some(2));
+        disk.create("a").expect("not yet");
+        ctx.send(to, Packet::Refused { id: 1 });
+        assert_eq!(ctx.kernel.waiting(), 1, "it is on its way");
+        assert!(disk.create("b").is_err());
+        ctx.send(to, Packet::Refused { id: 2 });
+        assert_eq!(ctx.kernel.waiting(), 1);
+    }
+}
