@@ -35,10 +35,14 @@ const LOST_AND_FOUND: &str = "lost+found";
 pub fn move_aside(log_dir: &LogDir, listed: &BTreeSet<DirectoryId>) -> Result<bool, LogError> {
     let disk = &**log_dir.disk();
     let found = log_dir.identity()?.map(|identity| identity.directory_id);
-    match begun(disk)? {
-        Some(id) if found.is_none_or(|found| found == id) => finish(disk, id)?,
+    let mut moving = begun(disk)?;
+    if moving.is_some_and(|id| found.is_some_and(|found| found != id)) {
         // Its move was complete, and the new life has begun.
-        Some(_) => remove_marker(disk)?,
+        remove_marker(disk)?;
+        moving = None;
+    }
+    match moving {
+        Some(id) => finish(disk, id)?,
         None => match found.filter(|found| listed.contains(found)) {
             Some(id) => {
                 tracing::warn!(directory = %id, "the cluster has retired this data directory: it is moved aside");
@@ -204,6 +208,15 @@ mod tests {
             }
         }
         assert!(interrupted > 40, "only {interrupted} moves were interrupted");
+    }
+
+    #[test]
+    fn a_marker_of_an_earlier_life_does_not_save_one_that_is_listed_itself() {
+        let disk = MemDisk::new();
+        life(&disk, NEW);
+        disk.write_atomic(MARKER, format!("{OLD}\n").as_bytes()).unwrap();
+        assert!(move_aside(&log_dir(&disk), &listed(&[OLD, NEW])).unwrap());
+        assert_eq!(names(&disk, ""), [format!("retired-{NEW}")]);
     }
 
     #[test]
