@@ -1,23 +1,25 @@
 //! Histories of well-formed commands with senseless values: brokers and topics that do not exist, epochs of any age,
 //! assignments that repeat a broker, settings of any text. The invariants hold after each, a broker that joins from a
-//! snapshot anywhere in the history ends with the same hash, and a retry changes nothing.
+//! snapshot anywhere in the history ends with the same hash, a retry changes nothing, and where the longest log decides who
+//! leads it is the longest.
 
 #![no_main]
 
 use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
-use chronik_core::LeaderRecovery;
 use chronik_core::controller::{
-    AllocateProducerIds, AlterConfigs, AlterPartition, Assignment, BeginControlledShutdown, Command, ConfigChange,
-    ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders, ElectionType, Endpoint,
-    Endpoints, Envelope, FenceBroker, IsrMember, METADATA_VERSION, MetadataState, NoOp, OfflineDirs, PartitionRef, ProposalId,
-    RegisterBroker, UnfenceBroker, UnregisterBroker, check_invariants,
+    AllocateProducerIds, AlterConfigs, AlterPartition, AlterReassignments, Assignment, BeginControlledShutdown,
+    Command, ConfigChange, ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, ElectLeaders,
+    ElectionType, Endpoint, Endpoints, Envelope, FenceBroker, IsrMember, METADATA_VERSION, MetadataState, MoveLeaders,
+    NoOp, OfflineDirs, PartitionRef, ProposalId, RaiseMetadataVersion, Reassignment, RegisterBroker, RegisteredAs,
+    ReportLog, SetBrokerRack, SetCordon, UnfenceBroker, UnregisterBroker, check_invariants,
 };
+use chronik_core::{LeaderRecovery, PartitionState};
 use chronik_fuzz::memory::limited;
 use chronik_fuzz::seeds;
 use chronik_model::{
-    BrokerEpoch, ClusterId, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, RaftIndex, TopicName, Uuid,
+    BrokerEpoch, ClusterId, LeaderEpoch, NodeId, Offset, PartitionEpoch, PartitionIndex, RaftIndex, TopicName, Uuid,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -54,6 +56,94 @@ fn assignments(u: &mut U<'_>) -> Result<Vec<Assignment>> {
         out.push(Assignment { replicas });
     }
     Ok(out)
+}
+
+fn replicas(u: &mut U<'_>) -> Result<Vec<NodeId>> {
+    if u.ratio(1, 6)? {
+        return (0..u.int_in_range(0..=4)?).map(|_| node(u)).collect();
+    }
+    let first = u.int_in_range(0..=3)?;
+    Ok((0..u.int_in_range(1..=3)?).map(|next| NodeId((first + next) % 4 + 1)).collect())
+}
+
+fn place(u: &mut U<'_>, state: &MetadataState) -> Result<(Uuid, PartitionIndex)> {
+    let partition = PartitionIndex(if u.ratio(1, 20)? { u.arbitrary()? } else { u.int_in_range(0..=3)? });
+    Ok((topic_id(u, state)?, partition))
+}
+
+/// Mostly of a replica whose log counts, in a partition that waits for it.
+fn report_log(u: &mut U<'_>, state: &MetadataState, node: NodeId) -> Result<ReportLog> {
+    let open = state.partitions().filter(|(_, _, known)| known.leader.is_none() && !known.last_known_elr.is_empty());
+    let open: Vec<(Uuid, PartitionIndex)> = open.map(|(topic, partition, _)| (topic.id, partition)).collect();
+    let (topic_id, partition) = if !open.is_empty() && u.ratio(9, 10)? { *u.choose(&open)? } else { place(u, state)? };
+    let known = state.partition_by_id(topic_id, partition);
+    let counted = known.map_or(&[][..], |known| &known.last_known_elr);
+    let node = if !counted.is_empty() && u.ratio(9, 10)? { *u.choose(counted)? } else { node };
+    let wild = u.ratio(1, 20)?;
+    Ok(ReportLog {
+        node,
+        broker_epoch: broker_epoch(u, state, node)?,
+        topic_id,
+        partition,
+        leader_epoch: match known {
+            Some(known) if u.ratio(9, 10)? => known.leader_epoch,
+            _ => LeaderEpoch(u.arbitrary()?),
+        },
+        last_epoch: LeaderEpoch(if wild { u.arbitrary()? } else { u.int_in_range(-1..=3)? }),
+        log_end: Offset(if wild { u.arbitrary()? } else { u.int_in_range(0..=9)? }),
+    })
+}
+
+/// Begins, replaces and cancels moves.
+fn alter_reassignments(u: &mut U<'_>, state: &MetadataState) -> Result<AlterReassignments> {
+    let mut reassignments = Vec::new();
+    for _ in 0..u.int_in_range(1..=2)? {
+        let moving: Vec<(Uuid, PartitionIndex)> =
+            state.reassigning_partitions().map(|(topic, partition, _)| (topic.id, partition)).collect();
+        let cancels = u.ratio(1, 4)?;
+        let known = !moving.is_empty() && (cancels || u.ratio(1, 4)?);
+        let (topic_id, partition) = if known { *u.choose(&moving)? } else { place(u, state)? };
+        let version = state.partition_by_id(topic_id, partition).map(|known| known.partition_epoch);
+        let partition_epoch = match u.int_in_range(0..=9_u8)? {
+            0..6 => None,
+            6..9 => version,
+            _ => Some(PartitionEpoch(u.arbitrary()?)),
+        };
+        let target = if cancels { None } else { Some(Assignment { replicas: replicas(u)? }) };
+        reassignments.push(Reassignment { topic_id, partition, target, partition_epoch });
+    }
+    Ok(AlterReassignments { reassignments, keep_replication_factor: u.ratio(1, 4)? })
+}
+
+/// Mostly the next version, concluded from who is registered.
+fn raise(u: &mut U<'_>, state: &MetadataState) -> Result<RaiseMetadataVersion> {
+    let version =
+        if u.ratio(1, 20)? { u.arbitrary()? } else { u.int_in_range(METADATA_VERSION - 1..=METADATA_VERSION)? };
+    let registered =
+        |broker: &chronik_core::controller::Broker| RegisteredAs { node: broker.node, broker_epoch: broker.epoch };
+    let mut brokers: Vec<RegisteredAs> = state.brokers().map(registered).collect();
+    if u.ratio(1, 8)? {
+        brokers.truncate(u.int_in_range(0..=3)?);
+    }
+    Ok(RaiseMetadataVersion { version, brokers })
+}
+
+/// Where nobody else can lead, the longest of the logs that count does.
+fn longest_leads(before: &PartitionState, told: &ReportLog, after: &PartitionState) {
+    let Some(leader) = after.leader.filter(|_| before.awaits_reports()) else { return };
+    let end = |node: NodeId| {
+        if node == told.node {
+            return Some((told.last_epoch, told.log_end));
+        }
+        before.report_of(node).map(|report| (report.last_epoch, report.log_end))
+    };
+    assert!(before.last_known_elr.contains(&leader), "{leader} leads, and its log does not count: {before:?}");
+    for node in &before.last_known_elr {
+        assert!(
+            end(*node).is_some() && end(*node) <= end(leader),
+            "{leader} leads, {node} has more: {before:?} {told:?}"
+        );
+    }
 }
 
 fn count(u: &mut U<'_>) -> Result<i32> {
@@ -93,7 +183,7 @@ fn endpoint(port: u16) -> Endpoint {
 fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
     let node = node(u)?;
     let broker_epoch = broker_epoch(u, state, node)?;
-    Ok(match u.int_in_range(0..=22_u8)? {
+    Ok(match u.int_in_range(0..=36_u8)? {
         0..3 => RegisterBroker {
             node,
             incarnation: Uuid::from_u128(u.int_in_range(0..=200_u8)?.into()),
@@ -109,7 +199,7 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
             rack: if u.arbitrary()? { Some(u.int_in_range(0..=2_u8)?.to_string()) } else { None },
             previous_broker_epoch: if u.arbitrary()? { broker_epoch } else { BrokerEpoch::NONE },
             software_version: String::new(),
-            metadata_version: u.int_in_range(0..=METADATA_VERSION)?,
+            metadata_version: if u.ratio(1, 8)? { u.int_in_range(0..=METADATA_VERSION)? } else { METADATA_VERSION },
         }
         .into(),
         3..6 => UnfenceBroker { node, broker_epoch }.into(),
@@ -129,8 +219,7 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
         12 => DeleteTopic { topic_id: topic_id(u, state)? }.into(),
         13 => CreatePartitions { topic_id: topic_id(u, state)?, total: count(u)?, assignments: assignments(u)? }.into(),
         14..18 => {
-            let topic_id = topic_id(u, state)?;
-            let partition = PartitionIndex(if u.ratio(1, 20)? { u.arbitrary()? } else { u.int_in_range(0..=3)? });
+            let (topic_id, partition) = place(u, state)?;
             let known = state.partition_by_id(topic_id, partition);
             let leader =
                 known.and_then(|known| known.leader).filter(|_| u.ratio(9, 10).unwrap_or(true)).unwrap_or(node);
@@ -183,6 +272,15 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
             AlterConfigs { resource, changes, replace: u.ratio(1, 6)? }.into()
         }
         21 => AllocateProducerIds { node, broker_epoch }.into(),
+        22..27 => report_log(u, state, node)?.into(),
+        27..31 => alter_reassignments(u, state)?.into(),
+        31 => MoveLeaders { node }.into(),
+        32 => SetCordon { node, cordoned: u.arbitrary()? }.into(),
+        33..35 => {
+            let rack = if u.ratio(1, 10)? { Some(u.arbitrary()?) } else { *u.choose(&[None, Some("0"), Some("1")])? };
+            SetBrokerRack { node, rack: rack.map(str::to_owned) }.into()
+        }
+        35 => raise(u, state)?.into(),
         _ => NoOp {}.into(),
     })
 }
@@ -197,11 +295,16 @@ fn run(u: &mut U<'_>) -> Result<()> {
         }
         let retry = last.as_ref().filter(|_| u.ratio(1, 20).unwrap_or(false)).cloned();
         let retried = retry.is_some();
+        let mut told = None;
         let bytes = match retry {
             Some(bytes) => bytes,
             None => {
                 let id = ProposalId { origin: NodeId(1), incarnation: Uuid::from_u128(1), sequence: index };
                 let envelope = Envelope::new(id, u.int_in_range(0..=1 << 40)?, command(u, &state)?);
+                if let Command::ReportLog(report) = &envelope.command {
+                    let known = state.partition_by_id(report.topic_id, report.partition).cloned();
+                    told = known.map(|known| (*report, known));
+                }
                 let bytes = envelope.encode();
                 assert_eq!(Envelope::decode(&bytes).as_ref(), Ok(&envelope), "a command changes in its encoding");
                 bytes
@@ -210,6 +313,18 @@ fn run(u: &mut U<'_>) -> Result<()> {
         let applied = state.apply(RaftIndex(index), &bytes);
         assert!(!retried || applied.changes.is_empty(), "a retry changed something: {:?}", applied.changes);
         check_invariants(&state).unwrap_or_else(|broken| panic!("after {index} commands: {broken}"));
+        if let Some((report, before)) = told
+            && let Some(after) = state.partition_by_id(report.topic_id, report.partition)
+        {
+            longest_leads(&before, &report, after);
+        }
+        if state.too_new().is_some() {
+            assert!(
+                MetadataState::decode_snapshot(&state.encode_snapshot()).is_err(),
+                "it reads what is too new for it"
+            );
+            return Ok(());
+        }
         match &mut joined {
             Some(other) => {
                 assert_eq!(other.apply(RaftIndex(index), &bytes), applied, "two brokers judge differently");

@@ -124,3 +124,23 @@ pub fn strike(disk: &MemDisk, u: &mut Unstructured<'_>) -> Result<Option<Wound>>
     put(disk, &path, &after);
     Ok(Some(Wound { path, kind }))
 }
+
+/// Flips, cuts, repeats and inserts in a text.
+///
+/// # Errors
+/// The input is used up.
+pub fn damaged(u: &mut Unstructured<'_>, text: &[u8]) -> Result<Vec<u8>> {
+    let disk = MemDisk::new();
+    put(&disk, "file", text);
+    for _ in 0..u.int_in_range(1..=3)? {
+        let _ = strike(&disk, u)?;
+    }
+    let mut bytes = disk.read("file").map(|bytes| bytes.to_vec()).unwrap_or_default();
+    if u.ratio(1, 3)? {
+        let at = u.int_in_range(0..=bytes.len())?;
+        let length = u.len().min(30);
+        let more = u.bytes(length)?.to_vec();
+        bytes.splice(at..at, more);
+    }
+    Ok(bytes)
+}

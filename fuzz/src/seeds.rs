@@ -31,7 +31,21 @@ pub fn random() -> Vec<Vec<u8>> {
     (0..24).map(|number| (0..150 * (number + 1)).map(|_| rng.next_u64() as u8).collect()).collect()
 }
 
-/// What operators mount and brokers remember, for the target `small_files`, which takes the last byte for its choice, and
+/// A status, for the target `peer_frames`, and stories without meaning.
+#[must_use]
+pub fn peer_frames() -> Vec<Vec<u8>> {
+    let json = r#"{"version":"1","cluster_id":"c","node_id":2,"raft":{"role":"leader","term":3,"leader":2,"commit":40,"last_index":41,
+        "oldest_proposal_ms":9000,"voters":[1,2,3],"progress":[{"node":1,"matched":7,"state":"probe"}],"messages_in":{"MsgAppend":9}},
+        "peers":[{"node":1,"address":"a:1","connected":true,"last_received_ms_ago":100}],"brokers":[{"node":1,"epoch":5,"fenced":true}],
+        "log_dir":{"state":"offline","reason":"os error 28","free_bytes":1,"total_bytes":1000},"process":{"cpu_seconds":0.5},
+        "replication":{"unloaded_groups":[{"partition":7,"reason":"rot"}],"fetchers":[{"leader":1,"state":"connected"}]}}"#;
+    let mut out = random();
+    out.extend([[&[36], json.as_bytes()].concat(), [&[36], &b"{}"[..]].concat()]);
+    out.extend((0..40).map(|choice| [&[choice], &[1; 400][..]].concat()));
+    out
+}
+
+/// What operators mount and brokers remember, for the target `small_files`, which takes the first byte for its choice, and
 /// stories without meaning.
 #[must_use]
 pub fn small_files() -> Vec<Vec<u8>> {
@@ -40,7 +54,11 @@ pub fn small_files() -> Vec<Vec<u8>> {
                 advertisedHost: n, advertisedPort: 30094}]}\n- &three {id: 3, host: d}\n";
     let book = r#"[{"id":1,"address":"a:9192","ip":"10.0.0.1"},{"id":2,"address":"[fe80::1]:7","ip":null}]"#;
     let mut out = random();
-    out.extend([[yaml.as_bytes(), &[3]].concat(), [book.as_bytes(), &[4]].concat()]);
+    let settings = "node.id: 2\npeers: [{id: 1, host: a, raft.port: 9192}, {id: 2, address: 'b:1'}]\nkafka:\n  port: 9093\n  listeners: [{name: x, port: \
+                    9094, advertised.host: n, advertised.port: 30094}]\nlog.retention.ms: 5\nlog.segment.bytes: 64MiB\n";
+    out.extend([[&[3], yaml.as_bytes()].concat(), [&[4], book.as_bytes()].concat()]);
+    out.extend([[&[5], settings.as_bytes()].concat(), [&[6], &b"new\r\n\nold"[..]].concat()]);
+    out.extend((0..12).map(|choice| [&[choice], &[1; 400][..]].concat()));
     out
 }
 
