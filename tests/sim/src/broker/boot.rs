@@ -160,6 +160,7 @@ impl Broker {
             leadership: Leadership { leader: None, term: 0, role: chronik_consensus::Role::Follower },
             touched: true,
             quorum_wake: now.mono_ms,
+            circles: false,
             failure: None,
             epoch: BrokerEpoch::NONE,
             life: Life::new(storage.founders.is_empty(), storage.claimed, storage.clean_shutdown),

@@ -62,7 +62,7 @@ pub const EXIT_SUPERSEDED: i32 = 66;
 pub const EXIT_TEMPORARY: i32 = 75;
 
 /// Rounds of one event after which something certainly turns in circles.
-const MOST_ROUNDS: usize = 100_000;
+const MOST_ROUNDS: usize = 20_000;
 
 /// Names a partition for ever: a deleted topic that is created again has another id.
 pub(crate) type Key = (TopicId, PartitionIndex);
@@ -84,6 +84,8 @@ pub struct Broker {
     /// The quorum got an input and has not had its turn.
     touched: bool,
     quorum_wake: u64,
+    /// It did not come to an end with an event.
+    circles: bool,
     /// Why the quorum stopped.
     failure: Option<String>,
     epoch: BrokerEpoch,
@@ -224,6 +226,7 @@ impl Broker {
             }
         }
         ctx.note(|| "turns in circles".to_owned());
+        self.circles = true;
         self.quorum_wake = self.after(1);
     }
 

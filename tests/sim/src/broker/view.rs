@@ -196,6 +196,12 @@ impl Broker {
         self.replicas.log_dir().state()
     }
 
+    /// Whether it did not come to an end with what one event asked of it: a real one would keep a core busy for nothing.
+    #[must_use]
+    pub fn turns_in_circles(&self) -> bool {
+        self.circles
+    }
+
     /// Everything that waits for something: proposals, questions, requests, alarms. Bounded in a healthy process.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -104,6 +104,9 @@ impl Oracle {
             && let Some(broker) = &host.process
         {
             self.watch(node, host, broker)?;
+            if broker.turns_in_circles() {
+                return Err(Violation { invariant: 12, text: format!("b{node} turns in circles") });
+            }
             if kernel.events.is_multiple_of(BOUNDS_EVERY) {
                 bounded("things wait in a broker", broker.waiting(), MOST_IN_BROKER)?;
             }
