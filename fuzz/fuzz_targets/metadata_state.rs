@@ -285,8 +285,53 @@ fn command(u: &mut U<'_>, state: &MetadataState) -> Result<Command> {
     })
 }
 
+fn register(node: NodeId, incarnation: u8) -> RegisterBroker {
+    RegisterBroker {
+        node,
+        incarnation: Uuid::from_u128(incarnation.into()),
+        directories: vec![Uuid::from_u128(1_000 + u128::from(node.0.unsigned_abs()))],
+        cluster_id: ClusterId::from("cluster"),
+        endpoints: Endpoints {
+            kafka: endpoint(1),
+            replication: endpoint(2),
+            control: endpoint(3),
+            admin: endpoint(4),
+            listeners: Vec::new(),
+        },
+        rack: None,
+        previous_broker_epoch: BrokerEpoch::NONE,
+        software_version: String::new(),
+        metadata_version: METADATA_VERSION,
+    }
+}
+
+/// A cluster with a topic, whose brokers may have been killed one after the other: who leads then is the question.
+fn beginning(u: &mut U<'_>) -> Result<Vec<Command>> {
+    let mut out: Vec<Command> = Vec::new();
+    for node in (1..=3).map(NodeId) {
+        out.push(register(node, 201).into());
+        out.push(UnfenceBroker { node, broker_epoch: BrokerEpoch(2 * i64::from(node.0) - 1) }.into());
+    }
+    let create = CreateTopic {
+        name: TopicName::from("a"),
+        topic_id: Uuid::from_u128(1),
+        partitions: u.int_in_range(1..=2)?,
+        replication_factor: u.int_in_range(2..=3)?,
+        assignments: Vec::new(),
+        configs: BTreeMap::new(),
+    };
+    out.push(create.into());
+    let killed = u.int_in_range(0..=4)?;
+    for number in 0..killed {
+        let node = NodeId(u.int_in_range(1..=3)?);
+        out.push(register(node, 202 + number).into());
+    }
+    Ok(out)
+}
+
 fn run(u: &mut U<'_>) -> Result<()> {
     let mut state = MetadataState::new();
+    let mut planned = if u.arbitrary()? { beginning(u)? } else { Vec::new() }.into_iter();
     let mut joined: Option<MetadataState> = None;
     let mut last: Option<Vec<u8>> = None;
     for index in 1..=80_u64 {
@@ -300,7 +345,9 @@ fn run(u: &mut U<'_>) -> Result<()> {
             Some(bytes) => bytes,
             None => {
                 let id = ProposalId { origin: NodeId(1), incarnation: Uuid::from_u128(1), sequence: index };
-                let envelope = Envelope::new(id, u.int_in_range(0..=1 << 40)?, command(u, &state)?);
+                let next = planned.next();
+                let next = if let Some(next) = next { next } else { command(u, &state)? };
+                let envelope = Envelope::new(id, u.int_in_range(0..=1 << 40)?, next);
                 if let Command::ReportLog(report) = &envelope.command {
                     let known = state.partition_by_id(report.topic_id, report.partition).cloned();
                     told = known.map(|known| (*report, known));
