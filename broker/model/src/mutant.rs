@@ -77,7 +77,7 @@ mutants! {
 
     // The metadata state.
     /// A proposal that was retried is applied each time it is committed.
-    ApplyTwice "apply-twice" caught by [10];
+    ApplyTwice "apply-twice" caught by [];
     /// A restored snapshot does not know which index it was taken at.
     SnapshotForgetsApplied "snapshot-forgets-applied" caught by [10];
     /// A restored snapshot forgets which proposals were applied.
@@ -93,13 +93,13 @@ mutants! {
     /// A broker that restarted uncleanly, or with another disk, keeps its place among the eligible replicas.
     TrustUncleanRestart "trust-unclean-restart" caught by [8, 1];
     /// Leader and controller take a follower for in sync whose earlier registration was.
-    StaleBrokerEpoch "stale-broker-epoch" caught by [8, 1];
+    StaleBrokerEpoch "stale-broker-epoch" caught by [];
     /// An AlterPartition of an older partition epoch is accepted.
-    IgnorePartitionEpoch "ignore-partition-epoch" caught by [8, 1];
+    IgnorePartitionEpoch "ignore-partition-epoch" caught by [];
     /// A broker that is silent or gone is never fenced.
     FenceNobody "fence-nobody" caught by [13];
     /// A broker that registers again after a restart gets its old epoch.
-    ReuseBrokerEpoch "reuse-broker-epoch" caught by [8, 1];
+    ReuseBrokerEpoch "reuse-broker-epoch" caught by [];
     /// Replicas that a reassignment adds pass for in sync, and so it is complete as soon as it begins.
     CompleteBeforeSync "complete-before-sync" caught by [8, 1];
     /// A cancelled reassignment takes all earlier replicas for in sync.
@@ -117,7 +117,7 @@ mutants! {
 
     // The partition replica.
     /// A replica that was removed by a reassignment holds the high watermark back still.
-    RemovedStillCounts "removed-still-counts" caught by [13];
+    RemovedStillCounts "removed-still-counts" caught by [];
     /// A broker whose replica was removed by a reassignment keeps it.
     KeepRemovedReplica "keep-removed-replica" caught by [13];
     /// A produce with acks=all is acknowledged as soon as the leader has it.
@@ -139,7 +139,7 @@ mutants! {
     /// A new follower cuts its log at the high watermark, as before KIP-101.
     TruncateToWatermark "truncate-to-watermark" caught by [1, 3];
     /// A follower acts on the answer to an earlier request.
-    StaleAnswer "stale-answer" caught by [3, 5];
+    StaleAnswer "stale-answer" caught by [];
     /// A follower keeps what it has of a shared epoch, also where the leader's records of it end before.
     KeepLongerLog "keep-longer-log" caught by [13, 3];
     /// The high watermark is taken from an answer before the records are there.
@@ -169,9 +169,9 @@ mutants! {
     /// New files are synced and their names are not, in the Raft log and in partition logs.
     SkipDirSync "skip-dir-sync" caught by [11, 1];
     /// A flush tells success without a sync.
-    SkipLogSync "skip-log-sync" caught by [1];
+    SkipLogSync "skip-log-sync" caught by [1, 11];
     /// A failed sync, of the Raft log or of a partition log, is tried again and its success believed.
-    RetryFailedSync "retry-failed-sync" caught by [1];
+    RetryFailedSync "retry-failed-sync" caught by [1, 10, 11];
     /// Recovery takes a batch with a wrong checksum.
     SkipRecoveryCrc "skip-recovery-crc" caught by [3, 11];
     /// The mark of an orderly shutdown is left in place when the broker starts, so that a later crash passes for one.
@@ -183,7 +183,7 @@ mutants! {
     /// A repeated batch of a producer is appended again.
     AppendDuplicate "append-duplicate" caught by [6];
     /// A truncation leaves the leader epochs behind its end in the cache.
-    KeepEpochsOnTruncate "keep-epochs-on-truncate" caught by [3];
+    KeepEpochsOnTruncate "keep-epochs-on-truncate" caught by [3, 13];
     /// A truncation leaves the producers as they were.
     KeepProducersOnTruncate "keep-producers-on-truncate" caught by [1, 6];
     /// With durable acknowledgements, one leaves before the records are synced.
