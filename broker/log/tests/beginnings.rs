@@ -88,3 +88,27 @@ fn a_note_that_a_full_disk_does_not_take_keeps_no_log_from_opening() {
     assert_eq!((report.cut, log.log_end()), (None, at(200)));
     assert!(log.log_start() <= begin && log.log_start() > at(0));
 }
+
+/// The checksum of a batch does not cover its epoch; the epochs that were noted tell, also where what is below the start of the
+/// log was forgotten.
+#[test]
+fn a_damaged_epoch_of_the_batch_in_which_the_log_begins_is_noticed() {
+    let disk = MemDisk::new();
+    let mut log = open(&disk);
+    append(&mut log, &[batch(&["a", "b"])], 1).unwrap();
+    append(&mut log, &[batch(&["c"])], 40).unwrap();
+    log.set_log_start_offset(at(1)).unwrap();
+    log.flush().unwrap();
+    drop(log);
+    disk.kill();
+    let first = format!("{DIR}/{}", files(&disk, "log")[0]);
+    let open_again = |disk: &MemDisk| {
+        let options = OpenOptions { log_start: at(1), start_noted: true, ..OpenOptions::default() };
+        let (log, report) = open_with(&log_dir(disk.clone()), options);
+        (log.log_end(), report.cut.map(|(at, _)| at))
+    };
+    assert_eq!(open_again(&disk.snapshot()), (at(3), None));
+    // The lowest byte of the batch's epoch.
+    disk.flip_bit(&first, 15, 5).unwrap();
+    assert_eq!(open_again(&disk).1, Some(at(0)));
+}

@@ -252,8 +252,9 @@ impl PartitionLog {
             if header.partition_leader_epoch < epoch {
                 break Some(format!("leader epoch {} after {epoch}", header.partition_leader_epoch));
             }
-            // The checksum does not cover the epoch, but each was stored before its first batch was written.
-            if let Some(known) = stored.and_then(|stored| stored.epoch_at(header.base_offset))
+            // The checksum does not cover the epoch, but each was stored before its first batch was written. The last offset: the
+            // log may start within a batch, and what is below its start was forgotten.
+            if let Some(known) = stored.and_then(|stored| stored.epoch_at(header.last_offset()))
                 && known != header.partition_leader_epoch
             {
                 break Some(format!("leader epoch {} where {known} was noted", header.partition_leader_epoch));
