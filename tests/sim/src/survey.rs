@@ -146,7 +146,9 @@ fn complain_about_moved(world: &World, partition: &Surveyed, gone: &BTreeSet<Nod
         }
         let file = format!("{}/partition.metadata", chronik_log::partition_dir(tp));
         let text = host.disk.observe(|| host.disk.read(&file));
-        let ours = |text: &[u8]| String::from_utf8_lossy(text).contains(&partition.topic.to_string());
+        // Of a damaged one nobody knows whose log it is, and nobody deletes that.
+        let line = format!("topic_id: {}", partition.topic);
+        let ours = |text: &[u8]| String::from_utf8_lossy(text).lines().any(|found| found.trim_end() == line);
         if text.is_ok_and(|text| ours(&text)) {
             found.push(format!("{tp}: b{node} is no replica and has it on its disk"));
         }

@@ -256,8 +256,7 @@ impl Replica {
         // Lost within the event: what its watermark passed before was acknowledged all the same.
         let led = before.leads.is_some() && marks.leads.is_none();
         let until = match (marks.leads, led) {
-            (Some(_), _) => marks.visible,
-            (None, true) => marks.high_watermark,
+            (Some(_), _) | (None, true) => marks.visible,
             (None, false) => marks.high_watermark.min(ledger.end()),
         };
         let under = marks.leads.or(before.leads).unwrap_or(i32::MAX);

@@ -41,7 +41,8 @@ fn marks_of(partition: PartitionView<'_>) -> Marks {
         start: replica.log_start().0,
         end: hosted.log().log_end().0,
         high_watermark: replica.high_watermark().0,
-        visible: hosted.visible().0,
+        // Also of one that led until this event: a leader acknowledges nothing above what it has synced.
+        visible: replica.high_watermark().min(hosted.durable().max(replica.log_start())).0,
         synced: hosted.log().recovery_point().0,
         leads: hosted.led_epoch().map(|epoch| epoch.0),
         fenced: replica.is_io_fenced(),
