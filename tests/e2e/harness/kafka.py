@@ -52,8 +52,9 @@ def producer(bootstrap, **config):
     })
 
 
-def produce(bootstrap, topic, values, **config):
-    """Produces `values` with acks=all and returns {(partition, offset): value} of what was acknowledged."""
+def produce(bootstrap, topic, values, partition=-1, **config):
+    """Produces `values` with acks=all, to any partition (-1) or to this one, and returns {(partition, offset): value} of what was
+    acknowledged."""
     acked, client = {}, producer(bootstrap, **config)
 
     def delivered(error, message):
@@ -61,7 +62,8 @@ def produce(bootstrap, topic, values, **config):
         acked[(message.partition(), message.offset())] = message.value()
 
     for value in values:
-        client.produce(topic, value if isinstance(value, bytes) else value.encode(), on_delivery=delivered)
+        value = value if isinstance(value, bytes) else value.encode()
+        client.produce(topic, value, partition=partition, on_delivery=delivered)
         client.poll(0)
     assert client.flush(120) == 0, "records still in the queue"
     return acked
