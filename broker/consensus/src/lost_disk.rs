@@ -30,20 +30,40 @@ use crate::storage::BOOTSTRAP_INDEX;
 
 impl<D: Disk + Clone> Replica<D> {
     /// Whether this replica must not give the vote that `request` asks for.
-    pub(crate) fn is_unfed(&mut self, request: &RaftMessage) -> bool {
+    pub(crate) fn is_unfed(&self, request: &RaftMessage) -> bool {
+        request.index > BOOTSTRAP_INDEX && self.is_stranger() && !self.is_trusted_by(&request.voters)
+    }
+
+    /// Whether this may be the empty disk of a voter that once acknowledged entries and gave votes.
+    pub(crate) fn is_stranger(&self) -> bool {
         let raft = &self.node.raft;
-        // A founder that took part in an election since is no stranger.
+        // A founder that took part in an election since is none.
         let newborn = raft.raft_log.last_index() <= BOOTSTRAP_INDEX && raft.vote == raft::INVALID_ID;
-        let feeding = self.fed_at.is_some_and(|index| raft.raft_log.committed < index);
-        if request.index <= BOOTSTRAP_INDEX || !(newborn || feeding) {
-            return false;
+        newborn || self.is_feeding()
+    }
+
+    /// Whether a leader feeds this replica, which has not got all yet that was committed when the leader found it. Then it does
+    /// not campaign either: it may have more than another voter and less than was committed.
+    pub(crate) fn is_feeding(&self) -> bool {
+        self.fed_at.is_some_and(|index| self.node.raft.raft_log.committed < index)
+    }
+
+    /// Whether this replica must not campaign, as it is being fed and counts by an odd number or by other voters.
+    pub(crate) fn must_not_campaign(&self) -> bool {
+        self.is_feeding() && !self.is_trusted_by(&self.settled_voters())
+    }
+
+    /// Whether a candidate that counts by these voters may have the vote of one that forgot.
+    pub(crate) fn is_trusted_by(&self, voters: &[u64]) -> bool {
+        voters.len().is_multiple_of(2) && voters.contains(&self.config.node.raft_id())
+    }
+
+    /// This replica, a stranger, gave its vote to a candidate whose log ends at `index`: it stays one to candidates that count
+    /// by others.
+    pub(crate) fn note_vote(&mut self, index: u64) {
+        if index > BOOTSTRAP_INDEX {
+            self.fed_at = self.fed_at.max(Some(index));
         }
-        let even = request.voters.len().is_multiple_of(2) && request.voters.contains(&self.config.node.raft_id());
-        if even && request.kind() == Some(MessageType::RequestVote) {
-            // Its vote makes it no less of a stranger to candidates that count by others.
-            self.fed_at = self.fed_at.max(Some(request.index));
-        }
-        !even
     }
 
     /// The voters by which this replica counts if it campaigns, if the cluster was founded with just these, never had
@@ -64,6 +84,8 @@ impl<D: Disk + Clone> Replica<D> {
         match message.kind() {
             Some(MessageType::RequestVote | MessageType::RequestPreVote) => message.voters = self.settled_voters(),
             Some(MessageType::Snapshot) => {
+                // Raft says nothing of it here: whoever has nothing is fed when it has this.
+                message.commit = self.node.raft.raft_log.committed;
                 if let Some(members) = members_of(message.snapshot.as_mut()) {
                     members.founding = self.node.store().image_founding();
                 }
@@ -97,7 +119,8 @@ impl<D: Disk + Clone> Replica<D> {
             return;
         }
         let image = message.snapshot.as_ref().and_then(|s| s.metadata.as_ref()).map_or(0, |m| m.index);
-        self.fed_at = self.fed_at.max(Some(message.commit.max(image)));
+        // A leader has all that is committed: what a vote was given for counts no more.
+        self.fed_at = Some(message.commit.max(image));
     }
 
     /// A follower that refuses entries which it once acknowledged has lost its log: start over with it.

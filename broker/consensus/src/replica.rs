@@ -216,7 +216,9 @@ impl<D: Disk + Clone> Replica<D> {
         if mutant!(VoteTwice) && kind == MessageType::RequestVote {
             self.node.raft.vote = raft::INVALID_ID;
         }
+        let (index, stranger) = (message.index, kind == MessageType::RequestVote && self.is_stranger());
         match self.node.step(message) {
+            Ok(()) if stranger && self.node.raft.vote == from => self.note_vote(index),
             Ok(()) => {}
             // Answers of a node that was removed meanwhile.
             Err(raft::Error::StepPeerNotFound) => return,
@@ -289,6 +291,7 @@ impl<D: Disk + Clone> Replica<D> {
             }
             // Not asked for: a vote is, and a successor is caught up, when everything is durable.
             MessageType::RequestVoteResponse | MessageType::TimeoutNow if self.has_unpersisted() => Ok(false),
+            MessageType::TimeoutNow if self.must_not_campaign() => Ok(false),
             MessageType::ReadIndex if !self.is_leader() => Ok(false),
             MessageType::ReadIndex if self.node.raft.pending_read_count() >= self.config.max_pending_reads => {
                 Err("too many reads wait already")
@@ -554,7 +557,7 @@ impl<D: Disk + Clone> Replica<D> {
 
     fn start_election(&mut self) {
         // raft panics when one who is no voter wins among no voters, or one whose entries are not durable yet wins.
-        if !self.node.raft.promotable() || self.has_unpersisted() {
+        if !self.node.raft.promotable() || self.has_unpersisted() || self.must_not_campaign() {
             return;
         }
         self.elections_started += 1;

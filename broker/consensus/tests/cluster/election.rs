@@ -1,7 +1,7 @@
 //! Forming, failing over, never disturbing.
 
 use chronik_consensus::mirror::{Entry, MessageType, RaftMessage};
-use chronik_consensus::{MembershipChange, Outcome, Role, Start, TransferError};
+use chronik_consensus::{Config, MembershipChange, Outcome, Role, Start, TransferError};
 use chronik_model::NodeId;
 
 use crate::harness::{Cluster, voters};
@@ -282,6 +282,16 @@ fn a_founder_that_lost_its_disk_votes_again_once_it_was_fed() {
 
 #[test]
 fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
+    while_it_is_fed(false);
+}
+
+#[test]
+fn a_founder_that_lost_its_disk_does_not_lead_while_it_is_fed_whatever_it_has_by_then() {
+    while_it_is_fed(true);
+}
+
+/// Node 3 lost its disk, and its leader dies when it has a little again, or more than node 2.
+fn while_it_is_fed(more: bool) {
     let mut cluster = Cluster::formed_with(3, 1, |config| {
         config.max_size_per_msg = 1 << 10;
         config.max_inflight_msgs = 1;
@@ -294,7 +304,7 @@ fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
     cluster.on_disk(3, chronik_log::disk::MemDisk::new(), |_| {});
     cluster.open(3, &voters(&[1, 2, 3])).expect("founded anew");
     cluster.connect_all();
-    while cluster.status(3).last_index.0 <= 5 {
+    while cluster.status(3).last_index.0 <= if more { cluster.status(2).last_index.0 } else { 5 } {
         if cluster.network.is_empty() {
             cluster.now_ms += crate::harness::TICK_MS;
             let now_ms = cluster.now_ms;
@@ -306,7 +316,8 @@ fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
             cluster.deliver(&m);
         }
     }
-    assert!(cluster.status(3).last_index < cluster.status(2).last_index, "it has a little");
+    assert_eq!(cluster.status(3).last_index > cluster.status(2).last_index, more);
+    assert!(cluster.status(3).last_index < cluster.status(1).last_index, "not all");
     cluster.kill(1);
     cluster.heal();
     cluster.ticks(100);
@@ -315,6 +326,48 @@ fn a_founder_that_lost_its_disk_gives_no_vote_while_it_is_fed() {
     cluster.connect_all();
     cluster.elect();
     cluster.ticks(20);
+    cluster.agreed();
+}
+
+/// The image is older than what is committed, and the leader dies before it sends what is behind.
+#[test]
+fn a_founder_that_lost_its_disk_is_not_fed_with_a_state_image_alone() {
+    let tune: fn(&mut Config) = |config| {
+        config.compact_entries = 40;
+        config.compact_keep_entries = 2;
+    };
+    let mut cluster = Cluster::formed_with(3, 1, tune);
+    assert_eq!(cluster.elect(), 1);
+    cluster.propose_many(1, 60);
+    cluster.isolate(2);
+    cluster.propose_many(1, 15);
+    let committed = cluster.status(1).commit;
+    cluster.kill(3);
+    cluster.on_disk(3, chronik_log::disk::MemDisk::new(), tune);
+    cluster.open(3, &voters(&[1, 2, 3])).expect("founded anew");
+    cluster.connect(1, 3);
+    while cluster.nodes[&3].images_installed == 0 {
+        if cluster.network.is_empty() {
+            cluster.now_ms += crate::harness::TICK_MS;
+            let now_ms = cluster.now_ms;
+            cluster.replica(1).tick(now_ms);
+        }
+        cluster.work(1);
+        cluster.work(3);
+        if let Some(m) = cluster.network.pop_front() {
+            cluster.deliver(&m);
+        }
+    }
+    assert!(cluster.status(3).commit < committed && cluster.status(2).last_index < committed);
+    cluster.kill(1);
+    cluster.network.clear();
+    cluster.heal();
+    cluster.ticks(100);
+    assert_eq!(cluster.leader(), None, "entries that were acknowledged would be lost");
+    cluster.restart(1);
+    cluster.connect_all();
+    cluster.elect();
+    cluster.ticks(30);
     cluster.agreed();
 }
 
