@@ -66,8 +66,6 @@ pub(super) struct Transition<'a> {
     pub(super) unclean: bool,
     /// A replica whose log is not trusted any more.
     pub(super) doubt: Option<Doubt>,
-    /// Forget the eligible leader replicas (R12).
-    pub(super) clear_elr: bool,
     /// Which leader is wanted.
     pub(super) preference: Preference,
     /// Another assignment, if there is to be one.
@@ -112,7 +110,7 @@ impl Transition<'_> {
     /// Below min.insync.replicas the high watermark stands still, so whoever leaves the in-sync set from there on still
     /// holds every acknowledged record. At or above it nobody else is known to.
     fn eligible(&self, current: &PartitionState, next: &PartitionState) -> Vec<NodeId> {
-        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) || mutant!(ForgetEligible) {
+        if next.isr.len() >= next.min_isr(self.min_isr) || mutant!(ForgetEligible) {
             return Vec::new();
         }
         let was = |node: &NodeId| current.isr.contains(node) || current.elr.contains(node);
@@ -127,7 +125,7 @@ impl Transition<'_> {
     /// Who would be in sync or eligible had it not restarted uncleanly. Like the eligible ones they are remembered as
     /// long as the high watermark stands still; who is trusted again is one of them no more.
     fn last_known(&self, current: &PartitionState, next: &PartitionState) -> Vec<NodeId> {
-        if self.clear_elr || next.isr.len() >= next.min_isr(self.min_isr) {
+        if next.isr.len() >= next.min_isr(self.min_isr) {
             return Vec::new();
         }
         let killed = |node: &NodeId| {

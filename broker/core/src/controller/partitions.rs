@@ -99,7 +99,6 @@ impl MetadataState {
                     Cause::Replaced(node) => Some(Doubt::Replaced(node)),
                     Cause::Lost(_) | Cause::Leaving(_) | Cause::Returned(_) => None,
                 },
-                clear_elr: false,
                 preference: Preference::Keep,
                 assigned: None,
             }
@@ -167,7 +166,6 @@ impl MetadataState {
             min_isr: rules.min_isr(topic),
             unclean: false,
             doubt: None,
-            clear_elr: false,
             preference: Preference::Keep,
             assigned: None,
         };
@@ -179,8 +177,10 @@ impl MetadataState {
         Ok(CommandResult::Done)
     }
 
-    /// R12: with another min.insync.replicas, who is out of sync may miss acknowledged records. Partitions without a
-    /// leader keep their candidates: nothing can be acknowledged there until one of them leads.
+    /// R12: with a lower min.insync.replicas enough may be in sync to go on, and then who is out of sync misses what is
+    /// acknowledged from now on. Where too few are in sync by the new one, too, nothing is acknowledged, and who was eligible
+    /// stays so: to forget them, as Kafka does, may leave nobody who may ever lead. Partitions without a leader keep their
+    /// candidates: nothing can be acknowledged there until one of them leads.
     pub(super) fn follow_min_isr(&mut self, only: Option<&TopicName>, context: &mut Context) {
         let active = self.active_brokers();
         let rules = self.partition_rules();
@@ -192,7 +192,6 @@ impl MetadataState {
                 min_isr: rules.min_isr(topic),
                 unclean: false,
                 doubt: None,
-                clear_elr: true,
                 preference: Preference::Keep,
                 assigned: None,
             }
@@ -214,7 +213,6 @@ impl MetadataState {
                 min_isr: rules.min_isr(topic),
                 unclean: rules.unclean(topic),
                 doubt: None,
-                clear_elr: false,
                 preference: Preference::Keep,
                 assigned: None,
             }
@@ -270,7 +268,6 @@ impl MetadataState {
             min_isr: rules.min_isr(topic),
             unclean: false,
             doubt: None,
-            clear_elr: false,
             preference: Preference::Keep,
             assigned: None,
         };
@@ -384,7 +381,6 @@ impl MetadataState {
             min_isr: rules.min_isr(topic),
             unclean: election == ElectionType::Unclean || rules.unclean(topic),
             doubt: None,
-            clear_elr: false,
             preference: match election {
                 ElectionType::Preferred => Preference::Preferred,
                 ElectionType::Unclean => Preference::Keep,

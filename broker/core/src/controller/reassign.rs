@@ -157,7 +157,6 @@ impl MetadataState {
             min_isr: rules.min_isr(topic),
             unclean: false,
             doubt: None,
-            clear_elr: false,
             preference,
             assigned,
         }

@@ -180,6 +180,8 @@ impl ReplicaManager {
             self.remove(&partition);
         }
         self.remove_moved_away(&wanted);
+        // First what the settings are now: by an older min.insync.replicas too much would be committed.
+        self.apply_topic_config(None);
         for tp in wanted {
             self.apply_partition(&tp);
         }

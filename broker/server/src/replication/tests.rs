@@ -4,6 +4,7 @@ mod cluster;
 mod coordinators;
 mod refusals;
 mod removal;
+mod settings;
 mod shutdown;
 mod slow_disk;
 

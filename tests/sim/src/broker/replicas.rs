@@ -106,6 +106,8 @@ impl Broker {
             self.remove(ctx, key);
         }
         self.remove_moved_away(ctx, &wanted);
+        // First what the settings are now: by an older min.insync.replicas too much would be committed.
+        self.apply_topic_config(ctx, None);
         for tp in wanted {
             self.apply_partition(ctx, &tp);
         }

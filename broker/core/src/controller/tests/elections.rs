@@ -189,7 +189,7 @@ fn the_preferred_leader_leads_again_once_it_is_in_sync() {
 }
 
 #[test]
-fn another_min_isr_clears_the_eligible_replicas_but_keeps_the_candidates_of_leaderless_partitions() {
+fn another_min_isr_clears_the_eligible_replicas_only_where_enough_are_in_sync_by_it() {
     let mut cluster = Cluster::of(3);
     cluster.topic(&[&[1, 2, 3]]);
     cluster.accept(Cluster::creation("u", &[&[2, 3]]));
@@ -199,13 +199,15 @@ fn another_min_isr_clears_the_eligible_replicas_but_keeps_the_candidates_of_lead
     change.partition_epoch = cluster.p().partition_epoch;
     cluster.accept(change);
     cluster.set_isr(&[1]);
-    assert_eq!(cluster.view(), (Some(1), vec![1], vec![2]));
+    assert_eq!(cluster.view(), (Some(1), vec![1], vec![2, 3]));
     cluster.fence(3);
     cluster.fence(2);
     assert_eq!(cluster.first("u").elr, nodes(&[2]));
-    assert_eq!(cluster.set(ConfigResource::ClusterDefault, "min.insync.replicas", "2"), CommandResult::Done);
-    assert_eq!(cluster.view(), (Some(1), vec![1], vec![]), "R12");
-    assert_eq!(cluster.first("u").elr, nodes(&[2]));
+    for (resource, value) in [(ConfigResource::ClusterDefault, "2"), (on_topic(), "2"), (on_topic(), "3")] {
+        assert_eq!(cluster.set(resource, "min.insync.replicas", value), CommandResult::Done);
+        assert_eq!(cluster.view(), (Some(1), vec![1], vec![2, 3]), "{value}: nothing was acknowledged without it");
+        assert_eq!(cluster.first("u").elr, nodes(&[2]));
+    }
     assert_eq!(cluster.set(on_topic(), "min.insync.replicas", "1"), CommandResult::Done);
     assert_eq!(cluster.view(), (Some(1), vec![1], vec![]));
 }

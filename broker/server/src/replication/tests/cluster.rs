@@ -30,7 +30,7 @@ use crate::replication::{Durability, Groups, ReplicaManager, ReplicationConfig};
 pub(super) struct Quorum {
     pub(super) state: RwLock<MetadataState>,
     index: AtomicU64,
-    managers: Mutex<Vec<Weak<ReplicaManager>>>,
+    pub(super) managers: Mutex<Vec<Weak<ReplicaManager>>>,
     committing: Mutex<VecDeque<Vec<Change>>>,
 }
 
