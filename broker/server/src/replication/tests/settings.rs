@@ -23,9 +23,7 @@ async fn settings_that_came_with_a_state_image_are_in_force() {
                 name: "max.message.bytes".into(),
                 config_operation: 0,
                 value: Some("1000".into()),
-                ..Default::default()
             }],
-            ..Default::default()
         }],
         ..Default::default()
     };
