@@ -21,7 +21,7 @@ def leader_of(cluster, topic, partition=0):
 def settle_and_check(cluster, topic, partitions, acked, compare=True):
     """All replicas in sync again, all acked records readable, all replicas identical."""
     kafka.full_isr(cluster.bootstrap, topic)
-    records = kafka.read_all(cluster.bootstrap, topic)
+    records = kafka.read_all(cluster.bootstrap, topic, least=len(acked))
     history.check_nothing_lost(acked, records)
     if compare:
         for broker in cluster.running():

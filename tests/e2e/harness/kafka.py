@@ -69,8 +69,9 @@ def produce(bootstrap, topic, values, partition=-1, **config):
     return acked
 
 
-def read_all(bootstrap, topic, timeout=180):
-    """Every record below the high watermark: {(partition, offset): value}."""
+def read_all(bootstrap, topic, timeout=180, least=0):
+    """Every record below the high watermark: {(partition, offset): value}. There are `least` of them: a leader that stood still and
+    has not heard of its successor yet may say less, for a moment."""
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "enable.partition.eof": False,
         "auto.offset.reset": "earliest", "fetch.wait.max.ms": 50, "reconnect.backoff.max.ms": 200,
@@ -80,9 +81,9 @@ def read_all(bootstrap, topic, timeout=180):
 
         def ends():
             marks = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
-            return marks if all(marks.values()) else None
+            return marks if all(marks.values()) and sum(high for _, high in marks.values()) >= least else None
 
-        marks = wait.until(ends, f"watermarks of {topic}", timeout)
+        marks = wait.until(ends, f"watermarks of {topic}, of {least} records together", timeout)
         consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in marks.items()])
         records, position = {}, {p: low for p, (low, _) in marks.items()}
 
